@@ -1,0 +1,218 @@
+"""What the server counts: every metric declared once, in one object that is passed in.
+
+Any thread may count, many at a time: an update takes one short lock, costs well under a
+microsecond and is never lost.
+What is counted by name can be named by a peer, so a metric has a bounded number of cells and a
+label a bounded length; what goes beyond them is still counted, under ``other``.
+Names are TensorFlow's where it has the metric; how a page spells them is the page's business.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import ClassVar, Final, TypeAlias
+
+Labels: TypeAlias = tuple[str, ...]
+
+MAX_CELLS: Final = 10_000
+"""Label combinations one metric keeps apart."""
+
+MAX_LABEL_LENGTH: Final = 256
+"""Characters of a label value that are kept."""
+
+OTHER: Final = "other"
+"""The value of every label of the cell that takes what found no room."""
+
+
+class Metric:
+    """A named family of cells, one for each combination of label values it met."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, name: str, *label_names: str) -> None:
+        self.name = name
+        self.label_names = label_names
+        self._lock = Lock()
+
+    def _admitted(self, labels: Labels, known: int) -> Labels:
+        """The cell that ``labels``, not met before as they are, belong to."""
+        if len(labels) != len(self.label_names):
+            raise ValueError(f"{self.name} has the labels {self.label_names}, got {labels}")
+        if known >= MAX_CELLS and labels:
+            return (OTHER,) * len(labels)
+        return tuple(label[:MAX_LABEL_LENGTH] for label in labels)
+
+
+class Counter(Metric):
+    """A number that only grows."""
+
+    kind = "counter"
+
+    def __init__(self, name: str, *label_names: str) -> None:
+        super().__init__(name, *label_names)
+        self._values: dict[Labels, int] = {}
+
+    def increment(self, *labels: str, by: int = 1) -> None:
+        """Add ``by``, which is not negative, to the cell of ``labels``."""
+        values = self._values
+        with self._lock:
+            value = values.get(labels)
+            if value is None:
+                labels = self._admitted(labels, len(values))
+                value = values.get(labels, 0)
+            values[labels] = value + by
+
+    def values(self) -> dict[Labels, int]:
+        """Every cell as it is now."""
+        with self._lock:
+            return self._values.copy()
+
+
+class Gauge(Metric):
+    """A number that is what it was last set to."""
+
+    kind = "gauge"
+
+    def __init__(self, name: str, *label_names: str) -> None:
+        super().__init__(name, *label_names)
+        self._values: dict[Labels, int] = {}
+
+    def set(self, value: int, *labels: str) -> None:
+        """Make ``value`` the number of the cell of ``labels``."""
+        with self._lock:
+            if labels not in self._values:
+                labels = self._admitted(labels, len(self._values))
+            self._values[labels] = value
+
+    def values(self) -> dict[Labels, int]:
+        """Every cell as it is now."""
+        with self._lock:
+            return self._values.copy()
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """How the values observed in one cell spread."""
+
+    counts: tuple[int, ...]  # by bucket, each on its own; the last is for what no bound is above
+    sum: float
+
+    @property
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self.counts)
+
+
+class Histogram(Metric):
+    """Values counted by the bucket they fall in.
+
+    A value equal to a bound belongs to the bucket above it, as in TensorFlow's histograms: the
+    pages of both then agree on the same observations.
+    """
+
+    kind = "histogram"
+
+    def __init__(self, name: str, *label_names: str, bounds: Sequence[float]) -> None:
+        super().__init__(name, *label_names)
+        self.bounds = tuple(bounds)
+        self._cells: dict[Labels, _Cell] = {}
+
+    def observe(self, value: float, *labels: str) -> None:
+        """Count ``value`` in the cell of ``labels``."""
+        bucket = bisect_right(self.bounds, value)
+        with self._lock:
+            cell = self._cells.get(labels) or self._new_cell(labels)
+            cell.counts[bucket] += 1
+            cell.sum += value
+
+    def values(self) -> dict[Labels, Distribution]:
+        """Every cell as it is now, each consistent in itself."""
+        with self._lock:
+            return {
+                labels: Distribution(tuple(cell.counts), cell.sum)
+                for labels, cell in self._cells.items()
+            }
+
+    def _new_cell(self, labels: Labels) -> _Cell:
+        labels = self._admitted(labels, len(self._cells))
+        return self._cells.setdefault(labels, _Cell(len(self.bounds) + 1))
+
+
+class _Cell:
+    """The numbers of one cell of a histogram; its lock is the histogram's."""
+
+    __slots__ = ("counts", "sum")
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.sum = 0.0
+
+
+def growing_bounds(first: float, factor: float, count: int) -> tuple[float, ...]:
+    """``count`` bounds, each ``factor`` times the one before it."""
+    bounds = [first]
+    while len(bounds) < count:
+        bounds.append(bounds[-1] * factor)
+    return tuple(bounds)
+
+
+LATENCY_BOUNDS_US: Final = growing_bounds(10, 1.8, 33)
+"""Ten microseconds to twenty-four minutes; dashboards name these very bounds."""
+
+EXAMPLE_COUNT_BOUNDS: Final = growing_bounds(1, 2, 15)
+
+LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+class Metrics:
+    """Every metric of one server."""
+
+    def __init__(self) -> None:
+        serving = "/tensorflow/serving"
+        core = "/tensorflow/core"
+        saved_model = "/tensorflow/cc/saved_model"
+
+        self.request_count = Counter(f"{serving}/request_count", "model_name", "status")
+        self.request_latency = Histogram(
+            f"{serving}/request_latency",
+            "model_name",
+            "API",
+            "entrypoint",
+            bounds=LATENCY_BOUNDS_US,
+        )
+        self.runtime_latency = Histogram(
+            f"{serving}/runtime_latency",
+            "model_name",
+            "API",
+            "runtime",
+            bounds=LATENCY_BOUNDS_US,
+        )
+        self.request_example_counts = Histogram(
+            f"{serving}/request_example_counts", "model", bounds=EXAMPLE_COUNT_BOUNDS
+        )
+        self.request_example_count_total = Counter(
+            f"{serving}/request_example_count_total", "model"
+        )
+
+        self.graph_runs = Counter(f"{core}/graph_runs")
+        self.graph_run_time_usecs = Counter(f"{core}/graph_run_time_usecs")
+        self.graph_build_calls = Counter(f"{core}/graph_build_calls")
+        self.graph_build_time_usecs = Counter(f"{core}/graph_build_time_usecs")
+
+        self.load_attempt_count = Counter(
+            f"{saved_model}/load_attempt_count", "model_path", "status"
+        )
+        self.load_latency = Counter(f"{saved_model}/load_latency", "model_path")
+
+        # Salver's own: what TensorFlow Serving does not tell.
+        self.event_loop_lag = Histogram("salver_event_loop_lag_seconds", bounds=LAG_BOUNDS_S)
+        self.models_ready = Gauge("salver_models_ready")
+        self.load_failures = Counter("salver_load_failures_total", "model_name")
+
+    def by_name(self) -> Mapping[str, Metric]:
+        """Every metric under its name, sorted."""
+        metrics = (member for member in vars(self).values() if isinstance(member, Metric))
+        return {metric.name: metric for metric in sorted(metrics, key=lambda each: each.name)}
