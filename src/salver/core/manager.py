@@ -1,0 +1,261 @@
+"""The manager: turns wishes for versions into versions that can be used, one action at a time.
+
+``step`` is one pass: take the wishes, ask the policy about every servable that changed, carry out
+one action.  A test calls it; in a server one thread does, in ``run``, and nothing else here knows
+of that thread.  A request never comes near any of it: it reads the serving map.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager
+from typing import Final, Generic, Protocol, TypeVar
+
+from salver.core.basic_manager import BasicManager, LoadRetries, ManagerStatistics
+from salver.core.event_bus import EventBus
+from salver.core.harness import State
+from salver.core.loader import Loader
+from salver.core.policy import AspiredVersionPolicy, Load, Unload, availability_preserving
+from salver.core.resources import ResourceTracker
+from salver.core.servable_data import ServableData
+from salver.core.servable_id import ServableId
+from salver.core.servable_state import ServableState
+from salver.core.serving_map import ServableHandle, ServingMap
+from salver.errors import InvalidArgument
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+INTERVAL_S: Final = 0.1
+"""The longest time between two passes; news is acted on at once."""
+
+
+class Manager(Protocol[T_co]):
+    """What the rest of the house needs of a manager."""
+
+    def handle(self, name: str, version: int | None = None) -> ServableHandle[T_co]:
+        """A handle on a ready version; NotFound where there is none."""
+
+    def available(self) -> list[ServableId]:
+        """Every ready version."""
+
+
+class AspiredVersionsManager(Generic[T]):
+    """The target at the end of every source's line, and the owner of everything loaded.
+
+    Any thread may wish, ask for handles and look at the statistics.  ``step`` is called by one
+    thread: the test's, or the one that ``start`` makes.  A pool of None loads, or unloads, on that
+    thread; with a pool, a load that fails or hangs holds up no other.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus[ServableState],
+        *,
+        policy: AspiredVersionPolicy = availability_preserving,
+        resources: ResourceTracker | None = None,
+        retries: LoadRetries | None = None,
+        load_pool: Executor | None = None,
+        unload_pool: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._basic: BasicManager[T] = BasicManager(
+            bus,
+            resources=resources or ResourceTracker(),
+            retries=retries or LoadRetries(),
+            load_pool=load_pool,
+            unload_pool=unload_pool,
+            clock=clock,
+            wall_clock=wall_clock,
+        )
+        self.serving_map: ServingMap[T] = self._basic.serving_map
+        self._policy = policy
+        self._clock = clock
+        self._wishes_lock = threading.Lock()
+        self._wishes: dict[str, Sequence[ServableData[Loader[T]]]] = {}
+        self._is_closed = False
+        self._has_withdrawn = False
+        self._give_up_at_s = float("inf")
+        self._thread: threading.Thread | None = None
+
+    # What any thread may call.
+
+    def handle(self, name: str, version: int | None = None) -> ServableHandle[T]:
+        """A handle on ``version``, or on the highest one ready.
+
+        Raises:
+            NotFound: it is not ready.
+        """
+        if version is None:
+            return self.serving_map.latest(name)
+        return self.serving_map.specific(name, version)
+
+    def available(self) -> list[ServableId]:
+        """Every ready version, by name, highest version first."""
+        return self.serving_map.available()
+
+    def set_aspired_versions(self, name: str, versions: Sequence[ServableData[Loader[T]]]) -> None:
+        """Wish for exactly these versions of ``name``; returns at once.
+
+        Only the newest wish for a name is kept, so a source may wish as often as it likes.
+        Of two entries for one version the first counts.
+
+        Raises:
+            InvalidArgument: an entry is not a version of ``name``; nothing is wished for.
+        """
+        for data in versions:
+            if data.id.name != name:
+                raise InvalidArgument(f"aspired versions of {name!r} include {data.id}")
+        with self._wishes_lock:
+            self._wishes[name] = tuple(versions)
+        self._basic.wake()
+
+    def loading_with(self, pool: Executor) -> AbstractContextManager[None]:
+        """Start loads in ``pool`` for the time of the ``with`` block: the parallel initial load."""
+        return self._basic.loading_with(pool)
+
+    def statistics(self) -> ManagerStatistics:
+        """What is in hand now."""
+        return self._basic.statistics()
+
+    def close(self) -> None:
+        """Withdraw every wish and take no new one; the passes that follow unload everything."""
+        self._is_closed = True
+        self._basic.wake()
+
+    # The pass.
+
+    def step(self) -> bool:
+        """Make one pass; say whether it did anything, so that another may find more to do."""
+        did_something = self._advance()
+        self._flush()
+        did_something |= self._take_wishes()
+        self._flush()
+        did_something |= self._act()
+        did_something |= self._advance()
+        return did_something
+
+    def _advance(self) -> bool:
+        """Carry on with whatever can go on.
+
+        Wishes are taken in between, so that what a load brought is judged by the newest one.
+        """
+        did_something = self._take_wishes()
+        while self._basic.advance():
+            did_something = True
+            self._take_wishes()
+        return did_something
+
+    def _flush(self) -> None:
+        for name in list(self._basic.unsettled):
+            self._basic.flush(name)
+
+    def _take_wishes(self) -> bool:
+        """Take every wish that can be taken now; the others stay, unless newer ones come."""
+        if not (self._wishes or self._is_closed):
+            return False
+        with self._wishes_lock:
+            if self._is_closed:
+                self._wishes = self._last_wishes()
+            ready = {n: wish for n, wish in self._wishes.items() if not self._must_wait(n, wish)}
+            for name in ready:
+                del self._wishes[name]
+        for name, wish in ready.items():
+            self._take_wish(name, wish)
+        return bool(ready)
+
+    def _last_wishes(self) -> dict[str, Sequence[ServableData[Loader[T]]]]:
+        if self._has_withdrawn:
+            return {}
+        self._has_withdrawn = True
+        return dict.fromkeys(self._basic.names(), ())
+
+    def _must_wait(self, name: str, wish: Sequence[ServableData[Loader[T]]]) -> bool:
+        """Whether the wish is for a version on its way out, which has to be out first.
+
+        With one exception: an old version that stays only because everything wished for in its
+        place has failed is kept when it is wished for again.  It would never be out, and going
+        back to the version that works is just what such a wish means.
+        """
+        wished = {data.id.version for data in wish}
+        harnesses = self._basic.harnesses(name)
+        returning = [h for h in harnesses if not h.is_aspired and h.id.version in wished]
+        if not returning:
+            return False
+        aspired = [h.state for h in harnesses if h.is_aspired]
+        has_failed = bool(aspired) and all(state is State.ERROR for state in aspired)
+        return not (has_failed and all(h.state is State.READY for h in returning))
+
+    def _take_wish(self, name: str, wish: Sequence[ServableData[Loader[T]]]) -> None:
+        wished = {data.id.version for data in wish}
+        known = {harness.id.version: harness for harness in self._basic.harnesses(name)}
+        for version, harness in known.items():
+            if version not in wished:
+                self._basic.withdraw(harness)
+            elif not harness.is_aspired:
+                self._basic.keep(harness)
+        # Reversed, so that of two entries for one version the first is the one that stays.
+        new = {data.id.version: data for data in reversed(wish) if data.id.version not in known}
+        for data in new.values():
+            self._basic.manage(data)
+
+    def _act(self) -> bool:
+        """Carry out the most urgent action: an unload before a load, for the memory's sake."""
+        chosen: tuple[str, Load | Unload] | None = None
+        for name in sorted(self._basic.unsettled):
+            action = self._policy(self._basic.snapshots(name))
+            if action is None:
+                self._basic.unsettled.discard(name)
+            elif isinstance(action, Unload):
+                self._basic.unload(ServableId(name, action.version))
+                return True
+            elif chosen is None:
+                chosen = name, action
+        if chosen is None:
+            return False
+        name, load = chosen
+        self._basic.load(ServableId(name, load.version))
+        return True
+
+    # The thread.
+
+    def start(self) -> None:
+        """Have a thread of our own make the passes, until ``stop``."""
+        self._thread = threading.Thread(target=self.run, name="salver-manager", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Unload everything, as soon as its handles are back, and end the thread.
+
+        Says whether everything was unloaded in time; what was not is left to the process's end.
+        """
+        self._give_up_at_s = self._clock() + timeout_s
+        self.close()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return not self._basic.names()
+
+    def run(self) -> None:
+        """Make passes on this thread until closed and done, or out of time."""
+        while not self._is_done():
+            if not self._try_step():
+                self._basic.wait(INTERVAL_S)
+
+    def _is_done(self) -> bool:
+        if not self._is_closed:
+            return False
+        return not self._basic.names() or self._clock() >= self._give_up_at_s
+
+    def _try_step(self) -> bool:
+        try:
+            return self.step()
+        except Exception:
+            logger.exception("A pass of the manager failed; the next one follows")
+            return False
