@@ -1,0 +1,1 @@
+"""What serves: the contract every runtime fulfils, and one runtime per file."""

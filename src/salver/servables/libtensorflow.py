@@ -1,0 +1,511 @@
+"""TensorFlow's C API as Python: sessions over SavedModels, and nothing of TensorFlow's own Python.
+
+The ``tensorflow`` wheel carries ``libtensorflow_cc``, which exports the stable C API that the Go,
+Java and Rust bindings use.  Opened with ctypes it starts in a fraction of the time that importing
+the package takes, and a load never holds the interpreter.
+
+Calls that return at once keep the interpreter lock (PyDLL): releasing it would cost more than they
+do.  Loading, running and closing release it (CDLL).  Every object here may be used from any thread;
+a session must not be closed while a run is under way, which its owner sees to.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import struct
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from salver.dtypes import DType, numpy_dtypes
+from salver.errors import FailedPrecondition, InvalidArgument, NotFound, ServingError, error_for
+
+_OUTPUT: Final = struct.Struct("Pi4x")
+"""struct TF_Output { TF_Operation* oper; int index; }."""
+
+_TSTRING_BYTES: Final = 24
+_SMALL: Final = struct.Struct("B23s")
+_SMALL_CAPACITY: Final = 22
+"""struct TF_TString holds up to this many bytes in place, its first byte being length * 4."""
+
+_COPY_BELOW: Final = 16 << 10
+"""An output smaller than this is copied; a larger one is lent from TensorFlow's own memory."""
+
+# The C API's functions: name, result, arguments. TF_SessionRun and the like wait, so they are
+# looked up in the library that releases the interpreter lock.
+_QUICK: Final[dict[str, tuple[Any, ...]]] = {
+    "TF_Version": (c_char_p,),
+    "TF_NewStatus": (c_void_p,),
+    "TF_DeleteStatus": (None, c_void_p),
+    "TF_GetCode": (c_int, c_void_p),
+    "TF_Message": (c_void_p, c_void_p),
+    "TF_NewBuffer": (c_void_p,),
+    "TF_NewBufferFromString": (c_void_p, c_char_p, c_size_t),
+    "TF_DeleteBuffer": (None, c_void_p),
+    "TF_NewSessionOptions": (c_void_p,),
+    "TF_SetConfig": (None, c_void_p, c_char_p, c_size_t, c_void_p),
+    "TF_DeleteSessionOptions": (None, c_void_p),
+    "TF_NewGraph": (c_void_p,),
+    "TF_GraphOperationByName": (c_void_p, c_void_p, c_char_p),
+    "TF_OperationNumOutputs": (c_int, c_void_p),
+    "TF_AllocateTensor": (c_void_p, c_int, c_void_p, c_int, c_size_t),
+    "TF_NewTensor": (
+        c_void_p,
+        c_int,
+        c_void_p,
+        c_int,
+        c_void_p,
+        c_size_t,
+        c_void_p,
+        c_void_p,
+    ),
+    "TF_DeleteTensor": (None, c_void_p),
+    "TF_TensorType": (c_int, c_void_p),
+    "TF_NumDims": (c_int, c_void_p),
+    "TF_Dim": (c_int64, c_void_p, c_int),
+    "TF_TensorByteSize": (c_size_t, c_void_p),
+    "TF_TensorData": (c_void_p, c_void_p),
+    "TF_StringInit": (None, c_void_p),
+    "TF_StringCopy": (None, c_void_p, c_char_p, c_size_t),
+    "TF_StringGetDataPointer": (c_void_p, c_void_p),
+    "TF_StringGetSize": (c_size_t, c_void_p),
+    "TF_StringDealloc": (None, c_void_p),
+}
+_WAITING: Final[dict[str, tuple[Any, ...]]] = {
+    "TF_LoadLibrary": (c_void_p, c_char_p, c_void_p),
+    "TF_LoadSessionFromSavedModel": (c_void_p, *(c_void_p,) * 4, c_int, *(c_void_p,) * 3),
+    "TF_SessionRun": (
+        None,
+        *(c_void_p,) * 4,
+        c_int,
+        *(c_void_p,) * 2,
+        c_int,
+        c_void_p,
+        c_int,
+        *(c_void_p,) * 2,
+    ),
+    "TF_CloseSession": (None, c_void_p, c_void_p),
+    "TF_DeleteSession": (None, c_void_p, c_void_p),
+    "TF_DeleteGraph": (None, c_void_p),
+}
+
+_NUMPY_DTYPES: Final = numpy_dtypes()
+_NUMBERS: Final = {dtype: number for number, dtype in _NUMPY_DTYPES.items()}
+_STRING: Final = int(DType.STRING)
+
+_Deallocator: Final = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, c_void_p)
+
+
+class _Buffer(ctypes.Structure):
+    """struct TF_Buffer: bytes that TensorFlow wrote."""
+
+    _fields_ = (("data", c_void_p), ("length", c_size_t), ("data_deallocator", c_void_p))
+
+
+class LibTensorFlow:
+    """The loaded library.  Make one per process and pass it on.
+
+    Raises:
+        FailedPrecondition: no TensorFlow is installed, or its library cannot be opened.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        folder = folder or _tensorflow_folder()
+        suffix = "2.dylib" if sys.platform == "darwin" else "so.2"
+        try:
+            # Not RTLD_GLOBAL: TensorFlow exports a whole BoringSSL, and Python's own ssl or
+            # hashlib, imported later, would bind to it and crash.  Custom op libraries name what
+            # they link to and find it all the same.
+            ctypes.CDLL(str(folder / f"libtensorflow_framework.{suffix}"))
+            path = str(folder / f"libtensorflow_cc.{suffix}")
+            waiting = ctypes.CDLL(path)
+            quick = ctypes.PyDLL(path)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"TensorFlow's C library cannot be opened in {folder}: {error}. "
+                "Reinstalling helps: pip install --force-reinstall tensorflow"
+            ) from error
+        self.folder = folder
+        self._call: dict[str, Callable[..., Any]] = {
+            **{name: _function(quick, name, types) for name, types in _QUICK.items()},
+            **{name: _function(waiting, name, types) for name, types in _WAITING.items()},
+        }
+        # The functions of every run, bound once: a dictionary look-up each would show.
+        self._get_code = self._call["TF_GetCode"]
+        self._allocate_tensor = self._call["TF_AllocateTensor"]
+        self._tensor_data = self._call["TF_TensorData"]
+        self._tensor_type = self._call["TF_TensorType"]
+        self._tensor_byte_size = self._call["TF_TensorByteSize"]
+        self._num_dims = self._call["TF_NumDims"]
+        self._dim = self._call["TF_Dim"]
+        self.delete_tensor = self._call["TF_DeleteTensor"]
+        self._dims = lru_cache(maxsize=1024)(_dims)
+        self._statuses: deque[int] = deque()
+        self._strings_in_use: dict[int, tuple[Any, Sequence[int]]] = {}
+        self._free_strings = _Deallocator(self._on_strings_unused)
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        """A function of the C API, typed."""
+        return self._call[name]
+
+    @property
+    def version(self) -> str:
+        """TensorFlow's version: ``2.21.0``."""
+        version: bytes = self._call["TF_Version"]()
+        return version.decode()
+
+    def take_status(self) -> int:
+        """A TF_Status to hand to a call; give it back with ``check``."""
+        try:
+            return self._statuses.pop()
+        except IndexError:
+            status: int = self._call["TF_NewStatus"]()
+            return status
+
+    def check(self, status: int) -> None:
+        """Give a status back.
+
+        Raises:
+            ServingError: the call it was handed to failed; code and text are TensorFlow's.
+        """
+        code = self._get_code(status)
+        if code == 0:
+            self._statuses.append(status)
+            return
+        message = ctypes.string_at(self._call["TF_Message"](status))
+        self._call["TF_DeleteStatus"](status)
+        raise error_for(code, message.decode("utf-8", "surrogateescape"))
+
+    def load_op_library(self, path: Path) -> None:
+        """Register the custom ops and kernels of a shared library, for good.
+
+        Raises:
+            ServingError: TensorFlow cannot open it; the text is the dynamic linker's.
+        """
+        status = self.take_status()
+        self._call["TF_LoadLibrary"](bytes(path), status)
+        self.check(status)
+
+    def load_session(self, path: Path, tags: Sequence[str], config: bytes = b"") -> Session:
+        """Load the SavedModel in ``path``: restore its variables, run its init op.
+
+        ``config`` is a serialized ``tensorflow.ConfigProto``.
+
+        Raises:
+            ServingError: what TensorFlow's loader says.
+        """
+        options = self._call["TF_NewSessionOptions"]()
+        graph = self._call["TF_NewGraph"]()
+        meta_graph = self._call["TF_NewBuffer"]()
+        try:
+            status = self.take_status()
+            self._call["TF_SetConfig"](options, config, len(config), status)
+            self.check(status)
+            encoded = [tag.encode() for tag in tags]
+            tag_array = (c_char_p * len(encoded))(*encoded)
+            status = self.take_status()
+            session = self._call["TF_LoadSessionFromSavedModel"](
+                options,
+                None,
+                bytes(path),
+                ctypes.cast(tag_array, c_void_p),
+                len(encoded),
+                graph,
+                meta_graph,
+                status,
+            )
+            self.check(status)
+            buffer = _Buffer.from_address(meta_graph)
+            definition = ctypes.string_at(buffer.data, buffer.length)
+        except ServingError:
+            self._call["TF_DeleteGraph"](graph)
+            raise
+        finally:
+            self._call["TF_DeleteBuffer"](meta_graph)
+            self._call["TF_DeleteSessionOptions"](options)
+        return Session(self, session, graph, definition)
+
+    def new_tensor(self, array: np.ndarray) -> int:
+        """A TF_Tensor holding a copy of ``array``; give it back with ``TF_DeleteTensor``.
+
+        Raises:
+            InvalidArgument: TensorFlow has no such element type, or an item is not ``bytes``.
+        """
+        number = _NUMBERS.get(array.dtype) or int(DType.of(array.dtype))
+        if number == _STRING:
+            return self._new_string_tensor(array)
+        size = array.nbytes
+        tensor: int = self._allocate_tensor(number, self._dims(array.shape), array.ndim, size)
+        if size:
+            target = self._tensor_data(tensor)
+            if size < _COPY_BELOW:
+                ctypes.memmove(target, array.tobytes(), size)
+            else:
+                contiguous = np.ascontiguousarray(array)
+                ctypes.memmove(target, contiguous.ctypes.data, size)
+        return tensor
+
+    def _new_string_tensor(self, array: np.ndarray) -> int:
+        strings = _encoded(array)
+        if all(len(item) <= _SMALL_CAPACITY for item in strings):
+            return self._new_small_string_tensor(strings, array.shape)
+        block = ctypes.create_string_buffer(max(len(strings), 1) * _TSTRING_BYTES)
+        address = ctypes.addressof(block)
+        elements = range(address, address + len(strings) * _TSTRING_BYTES, _TSTRING_BYTES)
+        init, copy = self._call["TF_StringInit"], self._call["TF_StringCopy"]
+        for element, item in zip(elements, strings, strict=True):
+            init(element)
+            copy(element, item, len(item))
+        # The graph may keep the tensor longer than the run (a variable, an output that is the
+        # input), so the strings are freed when TensorFlow drops its last reference.
+        self._strings_in_use[address] = (block, elements)
+        tensor: int = self._call["TF_NewTensor"](
+            _STRING,
+            self._dims(array.shape),
+            array.ndim,
+            address,
+            len(strings) * _TSTRING_BYTES,
+            self._free_strings,
+            None,
+        )
+        return tensor
+
+    def _new_small_string_tensor(self, strings: Sequence[bytes], shape: tuple[int, ...]) -> int:
+        """Strings that fit in place own no memory, so nothing has to be freed but the block."""
+        packed = b"".join([_SMALL.pack(len(item) << 2, item) for item in strings])
+        tensor: int = self._allocate_tensor(_STRING, self._dims(shape), len(shape), len(packed))
+        if packed:
+            ctypes.memmove(self._tensor_data(tensor), packed, len(packed))
+        return tensor
+
+    def _on_strings_unused(self, address: int, _length: int, _arg: int) -> None:
+        _block, elements = self._strings_in_use.pop(address)
+        dealloc = self._call["TF_StringDealloc"]
+        for element in elements:
+            dealloc(element)
+
+    def take_array(self, tensor: int) -> np.ndarray:
+        """The values of a TF_Tensor, which this call takes over."""
+        rank = self._num_dims(tensor)
+        shape: tuple[int, ...]
+        if rank == 1:
+            shape = (self._dim(tensor, 0),)
+        else:
+            shape = tuple([self._dim(tensor, i) for i in range(rank)])
+        number = self._tensor_type(tensor)
+        dtype = _NUMPY_DTYPES.get(number)
+        if dtype is None:
+            self.delete_tensor(tensor)
+            raise InvalidArgument(f"an output of type {number} cannot be sent")
+        if number == _STRING:
+            return self._take_strings(tensor, shape)
+        size = self._tensor_byte_size(tensor)
+        if size < _COPY_BELOW:
+            copied = ctypes.string_at(self._tensor_data(tensor), size)
+            self.delete_tensor(tensor)
+            return np.frombuffer(copied, dtype).reshape(shape)
+        lent = np.asarray(_LentTensor(self, tensor, size))
+        return lent.view(dtype).reshape(shape)
+
+    def _take_strings(self, tensor: int, shape: tuple[int, ...]) -> np.ndarray:
+        get_size, get_data = self._call["TF_StringGetSize"], self._call["TF_StringGetDataPointer"]
+        array = np.empty(shape, object)
+        flat = array.reshape(-1)
+        address = self._tensor_data(tensor)
+        block = ctypes.string_at(address, array.size * _TSTRING_BYTES) if array.size else b""
+        for i in range(array.size):
+            start = i * _TSTRING_BYTES
+            if block[start] & 3 == 0:
+                flat[i] = block[start + 1 : start + 1 + (block[start] >> 2)]
+                continue
+            element = address + start
+            flat[i] = ctypes.string_at(get_data(element), get_size(element))
+        self.delete_tensor(tensor)
+        return array
+
+
+class _LentTensor:
+    """Keeps a TF_Tensor for as long as an array looks into it (NumPy's array interface)."""
+
+    __slots__ = ("__array_interface__", "_library", "_tensor")
+
+    def __init__(self, library: LibTensorFlow, tensor: int, size: int) -> None:
+        self._library = library
+        self._tensor = tensor
+        self.__array_interface__ = {
+            "data": (library["TF_TensorData"](tensor), True),
+            "shape": (size,),
+            "typestr": "|u1",
+            "version": 3,
+        }
+
+    def __del__(self) -> None:
+        self._library.delete_tensor(self._tensor)
+
+
+class Plan:
+    """One set of feeds and fetches of a session, resolved once and run many times."""
+
+    __slots__ = ("_inputs", "_outputs", "desks", "input_count", "inputs", "output_count", "outputs")
+
+    def __init__(self, inputs: Sequence[tuple[int, int]], outputs: Sequence[tuple[int, int]]):
+        self._inputs = _packed_outputs(inputs)
+        self._outputs = _packed_outputs(outputs)
+        self.inputs = ctypes.addressof(self._inputs)
+        self.outputs = ctypes.addressof(self._outputs)
+        self.input_count = len(inputs)
+        self.output_count = len(outputs)
+        self.desks: deque[_Desk] = deque()
+
+
+class _Desk:
+    """The arrays that one run at a time reads and writes; kept for the next run."""
+
+    __slots__ = ("inputs", "inputs_at", "outputs", "outputs_at")
+
+    def __init__(self, plan: Plan) -> None:
+        self.inputs = (c_void_p * plan.input_count)()
+        self.outputs = (c_void_p * plan.output_count)()
+        self.inputs_at = ctypes.addressof(self.inputs)
+        self.outputs_at = ctypes.addressof(self.outputs)
+
+
+class Session:
+    """A loaded SavedModel: its graph, its variables, and runs over them."""
+
+    def __init__(self, library: LibTensorFlow, session: int, graph: int, definition: bytes) -> None:
+        self._library = library
+        self._session = session
+        self._graph = graph
+        self.meta_graph_def = definition
+        self._session_run = library["TF_SessionRun"]
+
+    def plan(self, feeds: Sequence[str], fetches: Sequence[str]) -> Plan:
+        """Resolve tensor names (``op:index``, or ``op`` for its first output).
+
+        Raises:
+            NotFound: the graph has no such tensor.
+        """
+        inputs = [self._tensor(name, "FeedInputs: unable to find feed output {}") for name in feeds]
+        outputs = [self._tensor(name, "FetchOutputs node {}: not found") for name in fetches]
+        return Plan(inputs, outputs)
+
+    def run(
+        self, plan: Plan, arrays: Iterable[np.ndarray], run_options: int | None
+    ) -> list[np.ndarray]:
+        """Run once; ``run_options`` is a TF_Buffer with a ``tensorflow.RunOptions``.
+
+        Raises:
+            ServingError: what TensorFlow says.
+        """
+        try:
+            desk = plan.desks.pop()
+        except IndexError:
+            desk = _Desk(plan)
+        library = self._library
+        inputs = desk.inputs
+        made = 0
+        try:
+            for array in arrays:
+                inputs[made] = library.new_tensor(array)
+                made += 1
+            status = library.take_status()
+            self._session_run(
+                self._session,
+                run_options,
+                plan.inputs,
+                desk.inputs_at,
+                made,
+                plan.outputs,
+                desk.outputs_at,
+                plan.output_count,
+                None,
+                0,
+                None,
+                status,
+            )
+        finally:
+            for i in range(made):
+                library.delete_tensor(inputs[i])
+        library.check(status)
+        results = self._take_all(desk.outputs, plan.output_count)
+        plan.desks.append(desk)
+        return results
+
+    def _take_all(self, outputs: Any, count: int) -> list[np.ndarray]:  # a ctypes array
+        taken: list[np.ndarray] = []
+        position = 0
+        try:
+            while position < count:
+                position += 1
+                taken.append(self._library.take_array(outputs[position - 1]))
+        except ServingError:
+            for i in range(position, count):
+                self._library.delete_tensor(outputs[i])
+            raise
+        return taken
+
+    def close(self) -> None:
+        """Free the session, its variables and its graph.  No run may be under way or follow."""
+        for name in ("TF_CloseSession", "TF_DeleteSession"):
+            status = self._library.take_status()
+            self._library[name](self._session, status)
+            self._library.check(status)
+        self._library["TF_DeleteGraph"](self._graph)
+
+    def _tensor(self, name: str, missing: str) -> tuple[int, int]:
+        operation, _, index = name.rpartition(":")
+        if not operation:
+            operation, index = name, "0"
+        found = self._library["TF_GraphOperationByName"](self._graph, operation.encode())
+        if not found or not index.isdecimal():
+            raise NotFound(missing.format(name))
+        return found, int(index)
+
+
+def _tensorflow_folder() -> Path:
+    spec = importlib.util.find_spec("tensorflow")
+    if spec is None or not spec.submodule_search_locations:
+        raise FailedPrecondition(
+            "this model needs TensorFlow, which is not installed; "
+            'pip install "salver[tensorflow]" or "salver[tensorflow-cpu]" adds it'
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _function(library: ctypes.CDLL, name: str, types: tuple[Any, ...]) -> Callable[..., Any]:
+    function = library[name]  # a new object at each look-up, so the two libraries share no types
+    function.restype, *arguments = types
+    function.argtypes = arguments
+    return function
+
+
+def _dims(shape: tuple[int, ...]) -> Any:  # a ctypes array of int64
+    return (c_int64 * len(shape))(*shape)
+
+
+def _packed_outputs(outputs: Sequence[tuple[int, int]]) -> Any:  # a ctypes buffer
+    packed = b"".join([_OUTPUT.pack(operation, index) for operation, index in outputs])
+    return ctypes.create_string_buffer(packed, max(len(packed), 1))
+
+
+def _encoded(array: np.ndarray) -> list[bytes]:
+    strings: list[bytes] = array.reshape(-1).tolist()
+    if all(type(item) is bytes for item in strings):
+        return strings
+    return [_encoded_item(item) for item in strings]
+
+
+def _encoded_item(item: object) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    if isinstance(item, str):
+        return item.encode()
+    raise InvalidArgument(f"a string tensor holds bytes or str, not {type(item).__name__}")

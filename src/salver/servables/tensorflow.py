@@ -1,0 +1,369 @@
+"""SavedModels as servables: the adapter, the loader and the servable.
+
+TensorFlow itself runs the graph, through its C API; checks and error texts are its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import Final, Protocol
+
+import numpy as np
+
+from salver.errors import InvalidArgument, NotFound, ResourceExhausted, ServingError, Unimplemented
+from salver.protos import saved_model_pb2
+from salver.servables.libtensorflow import LibTensorFlow, Plan, Session
+from salver.signature import Signature, read_signature
+
+_CALLER_THREAD_BELOW_S: Final = 1e-3
+"""Runs expected to be shorter stay in the caller's thread; TensorFlow's own pool costs a hop."""
+
+_MAX_PLANS: Final = 256
+"""Sets of feeds and fetches that are resolved per version.
+
+TensorFlow keeps an executor for each set for good, and an output filter lets a client choose the
+set, so the number is bounded: past it a request is answered from a larger set.
+"""
+
+_UNBOUNDED_OPS: Final = (b"While", b"Enter", b"Dequeue", b"PyFunc", b"Iterator", b"Barrier")
+"""Parts of the names of ops that may run or wait for as long as the data says."""
+
+_RAM_PER_FILE_BYTE: Final = 1.2
+"""TensorFlow Serving's estimate of a SavedModel's memory: this times the size of its files."""
+
+_RUN_IN_CALLER_THREAD: Final = b"\x18" + b"\xff" * 9 + b"\x01"
+"""tensorflow.RunOptions { inter_op_thread_pool: -1 }."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """How sessions use the machine; zero leaves a choice to TensorFlow."""
+
+    intra_op_parallelism_threads: int = 0
+    inter_op_parallelism_threads: int = 0
+
+    def serialized(self) -> bytes:
+        """The same as a ``tensorflow.ConfigProto``."""
+        return _varint_field(2, self.intra_op_parallelism_threads) + _varint_field(
+            5, self.inter_op_parallelism_threads
+        )
+
+
+class Observer(Protocol):
+    """Who is told what the runtime does.  Called from any thread."""
+
+    def loaded(self, path: str, took_s: float) -> None:
+        """A SavedModel was loaded."""
+
+    def load_failed(self, path: str) -> None:
+        """A SavedModel could not be loaded."""
+
+    def graph_built(self, took_s: float) -> None:
+        """A set of feeds and fetches ran for the first time; TensorFlow built an executor."""
+
+
+class TensorFlowRuntime:
+    """Makes loaders for SavedModels; opens TensorFlow's library when the first one loads."""
+
+    def __init__(
+        self,
+        *,
+        tags: Sequence[str] = ("serve",),
+        config: SessionConfig | None = None,
+        custom_op_libraries: Sequence[str] = (),
+        observer: Observer | None = None,
+    ) -> None:
+        self._tags = tuple(tags)
+        self._config = config or SessionConfig()
+        self._custom_op_libraries = tuple(custom_op_libraries)
+        self._observer = observer
+        self._opening = threading.Lock()
+        self._library: LibTensorFlow | None = None
+
+    def open(self) -> LibTensorFlow:
+        """TensorFlow's library with the custom ops registered, opened at the first call.
+
+        Raises:
+            ServingError: TensorFlow or a custom op library cannot be opened.
+        """
+        with self._opening:
+            if self._library is None:
+                library = LibTensorFlow()
+                for name in self._custom_op_libraries:
+                    for path in op_library_paths(name):
+                        library.load_op_library(path)
+                self._library = library
+            return self._library
+
+    def loader(self, path: str) -> SavedModelLoader:
+        """A loader for the version in the folder ``path``."""
+        return SavedModelLoader(self, Path(path))
+
+    def load(self, path: Path) -> SavedModel:
+        """Load the SavedModel in ``path`` now.
+
+        Raises:
+            ServingError: what is wrong with it, in TensorFlow Serving's words where it has some.
+        """
+        started = perf_counter()
+        try:
+            _check_folder(path)
+            library = self.open()
+            session = library.load_session(path, self._tags, self._config.serialized())
+            servable = SavedModel(library, session, self._observer)
+        except ServingError:
+            if self._observer is not None:
+                self._observer.load_failed(str(path))
+            raise
+        if self._observer is not None:
+            self._observer.loaded(str(path), perf_counter() - started)
+        return servable
+
+
+class SavedModelLoader:
+    """Loads and unloads one version.  The manager calls it, one call at a time."""
+
+    def __init__(self, runtime: TensorFlowRuntime, path: Path) -> None:
+        self._runtime = runtime
+        self._path = path
+        self._servable: SavedModel | None = None
+
+    def estimate_resources(self) -> int:
+        """The bytes of memory the version will need, by the size of its files."""
+        return int(_folder_bytes(self._path) * _RAM_PER_FILE_BYTE)
+
+    def load(self) -> None:
+        """Restore the graph and its variables; takes as long as the disk needs."""
+        self._servable = self._runtime.load(self._path)
+
+    def unload(self) -> None:
+        """Free the session and hand the memory back to the system."""
+        servable, self._servable = self._servable, None
+        if servable is not None:
+            servable.close()
+        return_memory()
+
+    def servable(self) -> SavedModel:
+        """What ``load`` loaded.
+
+        Raises:
+            NotFound: nothing is loaded.
+        """
+        if self._servable is None:
+            raise NotFound(f"{self._path} is not loaded")
+        return self._servable
+
+
+class SavedModel:
+    """One loaded SavedModel (the contract is ``salver.servables.servable.Servable``)."""
+
+    def __init__(
+        self,
+        library: LibTensorFlow,
+        session: Session,
+        observer: Observer | None = None,
+    ) -> None:
+        self._library = library
+        self._session = session
+        self._observer = observer
+        meta_graph = saved_model_pb2.MetaGraphDef.FromString(session.meta_graph_def)
+        self._signature_defs = {
+            name: bytes(meta_graph.signature_def[name]) for name in sorted(meta_graph.signature_def)
+        }
+        self._signatures = {
+            name: read_signature(definition) for name, definition in self._signature_defs.items()
+        }
+        self.predictable = not any(op in session.meta_graph_def for op in _UNBOUNDED_OPS)
+        session.meta_graph_def = b""  # as large as the graph, and read
+        self._run_here = library["TF_NewBufferFromString"](
+            _RUN_IN_CALLER_THREAD, len(_RUN_IN_CALLER_THREAD)
+        )
+        self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], _MeasuredPlan] = {}
+
+    @property
+    def signatures(self) -> Mapping[str, Signature]:
+        """Every signature, by name."""
+        return self._signatures
+
+    @property
+    def signature_defs(self) -> Mapping[str, bytes]:
+        """Every signature as it was exported."""
+        return self._signature_defs
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+    ) -> list[np.ndarray]:
+        """Feed and fetch tensors by graph name, once.
+
+        Raises:
+            ServingError: what TensorFlow says.
+            DeadlineExceeded: the run took longer than ``timeout_s`` (checked for graphs that are
+                known to be slow or not known yet).
+        """
+        key = (tuple(feeds), tuple(fetches))
+        plan = self._plans.get(key)
+        if plan is None:
+            plan = self._new_plan(key)
+            if plan is None:
+                return self._run_larger(feeds, fetches, timeout_s)
+        if self.predictable and plan.expected_s < _CALLER_THREAD_BELOW_S:
+            started = perf_counter()
+            results = self._session.run(plan.plan, tuple(feeds.values()), self._run_here)
+            plan.learn(perf_counter() - started)
+            return results
+        return self._run_on_pool(plan, tuple(feeds.values()), timeout_s)
+
+    def close(self) -> None:
+        """Free everything.  The manager calls it when the last handle has been returned."""
+        self._plans.clear()
+        self._library["TF_DeleteBuffer"](self._run_here)
+        self._session.close()
+
+    def _run_on_pool(
+        self, plan: _MeasuredPlan, arrays: Sequence[np.ndarray], timeout_s: float | None
+    ) -> list[np.ndarray]:
+        """Run in TensorFlow's inter-op pool, where branches run side by side and time is kept."""
+        options = None
+        if timeout_s is not None:
+            timeout_ms = min(max(int(timeout_s * 1000), 1), (1 << 31) - 1)
+            serialized = _varint_field(2, timeout_ms)
+            options = self._library["TF_NewBufferFromString"](serialized, len(serialized))
+        started = perf_counter()
+        try:
+            results = self._session.run(plan.plan, arrays, options)
+        finally:
+            if options is not None:
+                self._library["TF_DeleteBuffer"](options)
+        took_s = perf_counter() - started
+        if plan.is_new and self._observer is not None:
+            self._observer.graph_built(took_s)
+        plan.learn(took_s)
+        return results
+
+    def _new_plan(self, key: tuple[tuple[str, ...], tuple[str, ...]]) -> _MeasuredPlan | None:
+        if len(self._plans) >= _MAX_PLANS:
+            return None
+        plan = _MeasuredPlan(self._session.plan(*key))
+        self._plans[key] = plan
+        return plan
+
+    def _run_larger(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], timeout_s: float | None
+    ) -> list[np.ndarray]:
+        """Answer from a known set with the same feeds and at least the fetches asked for."""
+        for known_feeds, known_fetches in tuple(self._plans):
+            if known_feeds == tuple(feeds) and set(fetches) <= set(known_fetches):
+                results = self.run(feeds, known_fetches, timeout_s=timeout_s)
+                return [results[known_fetches.index(fetch)] for fetch in fetches]
+        raise ResourceExhausted(
+            f"this version was asked for {_MAX_PLANS} different sets of inputs and outputs; "
+            "one more would need memory that is never given back. Ask for all outputs instead"
+        )
+
+
+class _MeasuredPlan:
+    """A plan and the time its runs take: the estimate rises at once and falls slowly."""
+
+    __slots__ = ("expected_s", "is_new", "plan")
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.is_new = True
+        self.expected_s = float("inf")
+
+    def learn(self, took_s: float) -> None:
+        """Take one run into the estimate.  The first builds an executor and says nothing."""
+        if self.is_new:
+            self.is_new = False
+        elif took_s >= self.expected_s or self.expected_s == float("inf"):
+            self.expected_s = took_s
+        else:
+            self.expected_s += 0.1 * (took_s - self.expected_s)
+
+
+def op_library_paths(name: str) -> list[Path]:
+    """The shared libraries that ``name`` means: a file, or all op libraries of a package.
+
+    Raises:
+        NotFound: there is no such file and no such package.
+        InvalidArgument: the package has no op library.
+    """
+    path = Path(name)
+    if path.suffix or os.sep in name:
+        if not path.exists():
+            raise NotFound(f"custom op library {name!r} does not exist")
+        return [path.resolve()]
+    try:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise NotFound(
+            f"custom op library {name!r} is neither a file nor an installed package; "
+            "give the path of a .so file or the name under which its package is imported"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    found = [path for path in sorted(folder.rglob("*.so")) if _is_op_library(path)]
+    if not found:
+        raise InvalidArgument(f"package {name!r} in {folder} has no custom op library")
+    return found
+
+
+def return_memory() -> None:
+    """Hand freed memory back to the system; glibc would keep it for later."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _is_op_library(path: Path) -> bool:
+    """Op libraries link to TensorFlow; so do Python extension modules, which are none."""
+    content = path.read_bytes()
+    return b"libtensorflow_framework" in content and b"PyInit_" not in content
+
+
+def _check_folder(path: Path) -> None:
+    """Say what TensorFlow Serving says before it asks TensorFlow to load."""
+    if (path / "export.meta").exists():
+        raise Unimplemented("Session Bundle is deprecated and removed.")
+    if not any((path / f"saved_model.{suffix}").exists() for suffix in ("pb", "pbtxt")):
+        raise NotFound(
+            "Specified file path does not appear to contain a SavedModel bundle "
+            f"(should have a file called `saved_model.pb`)\nSpecified file path: {path}"
+        )
+
+
+def _folder_bytes(path: Path) -> int:
+    return sum(_file_bytes(file) for file in path.rglob("*"))
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # a file that goes away while we count weighs nothing
+        return 0
+
+
+def _varint_field(number: int, value: int) -> bytes:
+    """One non-negative integer field of a protobuf message; nothing when zero."""
+    if value <= 0:
+        return b""
+    encoded = bytearray([number << 3])
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
