@@ -1,0 +1,1 @@
+"""Sockets to calls and back; knows no model and no tensor."""

@@ -1,0 +1,647 @@
+"""Connections: order, back-pressure, patience and farewells, mostly without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import http.client
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import requests
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fakes import FakeTransport, SteppedLoop
+from salver.wire.http1 import (
+    Handler,
+    Http1Server,
+    Patience,
+    bind_tcp,
+    bind_unix,
+    start_http_server,
+)
+from salver.wire.http1_messages import HttpRequest, HttpResponse, Limits
+
+GET = b"GET /%d HTTP/1.1\r\n\r\n"
+PATIENCE = Patience(idle_s=100, head_s=10, stall_s=20, linger_s=5)
+
+
+def answer(body: bytes, *headers: bytes) -> bytes:
+    """A response as this file's servers send it."""
+    lines = [b"HTTP/1.1 200 OK", b"Content-Type: text/plain", *headers]
+    lines += [b"Date: Thu, 01 Jan 1970 00:00:00 GMT", b"Content-Length: %d" % len(body)]
+    return b"\r\n".join([*lines, b"", body])
+
+
+async def echo(request: HttpRequest) -> HttpResponse:
+    """Answers at once, with what was asked."""
+    return HttpResponse(200, request.target.encode() + request.body, "text/plain")
+
+
+class Gate:
+    """A handler that answers a request when the test says so."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.waiting: dict[str, asyncio.Future[None]] = {}
+        self.cancelled: list[str] = []
+
+    async def __call__(self, request: HttpRequest) -> HttpResponse:
+        self.waiting[request.target] = self._loop.create_future()
+        try:
+            await self.waiting[request.target]
+        except asyncio.CancelledError:
+            self.cancelled.append(request.target)
+            raise
+        return await echo(request)
+
+    def open(self, target: str) -> None:
+        self.waiting.pop(target).set_result(None)
+
+
+class Peer:
+    """The client's end of one connection to a server without sockets."""
+
+    def __init__(self, server: Http1Server, *, high_water: int | None = None) -> None:
+        self.connection = server.connection()
+        self.transport = FakeTransport(self.connection, high_water=high_water)
+        self.connection.connection_made(self.transport)
+
+    def send(self, *pieces: bytes) -> Peer:
+        for piece in pieces:
+            self.connection.data_received(piece)
+        return self
+
+    def vanish(self) -> None:
+        self.connection.connection_lost(ConnectionResetError())
+
+    @property
+    def received(self) -> bytes:
+        return bytes(self.transport.sent)
+
+
+@pytest.fixture
+def loop() -> Iterator[SteppedLoop]:
+    loop = SteppedLoop()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def gate(loop: SteppedLoop) -> Gate:
+    return Gate(loop)
+
+
+def make_server(
+    loop: asyncio.AbstractEventLoop, handler: Handler = echo, limits: Limits | None = None
+) -> Http1Server:
+    return Http1Server(handler, loop=loop, limits=limits, patience=PATIENCE, wall_clock=lambda: 0.0)
+
+
+def test_answer_that_is_ready_is_sent_without_a_task(loop: SteppedLoop):
+    """A handler that does not wait has answered before ``data_received`` returns."""
+    peer = Peer(make_server(loop))
+
+    peer.send(GET % 1)
+
+    assert peer.received == answer(b"/1")
+    assert not peer.transport.is_closed
+
+
+def test_handler_that_waits_answers_later(loop: SteppedLoop, gate: Gate):
+    """A handler that awaits goes on in a task and is answered when it is done."""
+    server = make_server(loop, gate)
+    peer = Peer(server).send(GET % 1)
+    before = (peer.received, server.statistics().in_flight)
+
+    gate.open("/1")
+    loop.step()
+
+    assert before == (b"", 1)
+    assert peer.received == answer(b"/1")
+    assert server.statistics().in_flight == 0
+
+
+def test_handler_may_wait_several_times(loop: SteppedLoop):
+    """Every kind of wait works after the first step, bare yields and timers included."""
+
+    async def patient(request: HttpRequest) -> HttpResponse:
+        await asyncio.sleep(0)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(loop.create_future(), 1)
+        await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+        return await echo(request)
+
+    peer = Peer(make_server(loop, patient)).send(GET % 1)
+
+    loop.step()
+    loop.advance(1)
+
+    assert peer.received == answer(b"/1")
+
+
+def test_handler_can_catch_what_it_waits_for(loop: SteppedLoop):
+    """An error of the first thing awaited is raised where it is awaited."""
+
+    async def careful(request: HttpRequest) -> HttpResponse:
+        broken = loop.create_future()
+        loop.call_soon(broken.set_exception, ValueError())
+        with pytest.raises(ValueError, match=r"^$"):
+            await broken
+        return await echo(request)
+
+    peer = Peer(make_server(loop, careful)).send(GET % 1)
+
+    loop.step()
+
+    assert peer.received == answer(b"/1")
+
+
+def test_pipelined_answers_keep_their_order(loop: SteppedLoop, gate: Gate):
+    """The second request starts only when the first is answered."""
+    peer = Peer(make_server(loop, gate)).send(GET % 1 + GET % 2)
+    started_first = list(gate.waiting)
+
+    gate.open("/1")
+    loop.step()
+    gate.open("/2")
+    loop.step()
+
+    assert started_first == ["/1"]
+    assert peer.received == answer(b"/1") + answer(b"/2")
+
+
+@given(cuts=st.lists(st.integers(0, 400), max_size=20))
+def test_any_split_of_a_pipeline_gives_the_same_answers(cuts: list[int]):
+    """The bytes sent depend on the bytes received and not on how they were cut."""
+    stream = b"".join(
+        b"POST /%d HTTP/1.1\r\nContent-Length: 4\r\n\r\nbody" % each for each in range(6)
+    )
+    edges = [0, *sorted(min(each, len(stream)) for each in cuts), len(stream)]
+    loop = SteppedLoop()
+    peer = Peer(make_server(loop))
+
+    peer.send(*(stream[a:b] for a, b in pairwise(edges) if a < b))
+    loop.close()
+
+    assert peer.received == b"".join(answer(b"/%dbody" % each) for each in range(6))
+
+
+def test_reading_stops_while_a_request_waits_its_turn(loop: SteppedLoop, gate: Gate):
+    """A client that pipelines faster than it is answered is left to its own buffers."""
+    peer = Peer(make_server(loop, gate)).send(GET % 1)
+    paused = [peer.transport.is_reading_paused]
+    peer.send(GET % 2)
+    paused.append(peer.transport.is_reading_paused)
+
+    gate.open("/1")
+    loop.step()
+    paused.append(peer.transport.is_reading_paused)
+
+    assert paused == [False, True, False]
+
+
+def test_slow_reader_is_not_answered_further(loop: SteppedLoop):
+    """While a peer does not read its answers, no further request of its is started."""
+    peer = Peer(make_server(loop), high_water=10).send(GET % 1 + GET % 2 + GET % 3)
+    before = (peer.received, peer.transport.is_reading_paused)
+
+    peer.transport.unread_bytes = 0
+    peer.connection.resume_writing()
+
+    assert before == (answer(b"/1"), True)
+    assert peer.received == answer(b"/1") + answer(b"/2")
+
+
+def test_peer_that_reads_nothing_is_cut(loop: SteppedLoop):
+    """A peer that takes no byte of its answer in time is cut off."""
+    peer = Peer(make_server(loop), high_water=10).send(GET % 1)
+
+    loop.advance(PATIENCE.stall_s)
+
+    assert peer.transport.is_aborted
+
+
+def test_peer_that_reads_slowly_is_served(loop: SteppedLoop):
+    """A peer that takes at least some bytes gets more time, again and again."""
+    peer = Peer(make_server(loop), high_water=10).send(GET % 1)
+
+    for _ in range(5):
+        peer.transport.unread_bytes -= 1
+        loop.advance(PATIENCE.stall_s)
+
+    assert not peer.transport.is_aborted
+
+
+def test_last_answer_is_given_time_but_not_for_ever(loop: SteppedLoop):
+    """A peer that does not read the answer its connection closes with is cut as well."""
+    peer = Peer(make_server(loop), high_water=10)
+    peer.send(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+    was_aborted = peer.transport.is_aborted
+
+    loop.advance(PATIENCE.stall_s)
+
+    assert (was_aborted, peer.transport.is_aborted) == (False, True)
+
+
+def test_idle_connection_is_closed(loop: SteppedLoop):
+    """A connection that asks nothing for long is closed; every request starts the wait anew."""
+    peer = Peer(make_server(loop))
+    closed = []
+
+    loop.advance(PATIENCE.idle_s - 1)
+    peer.send(GET % 1)
+    loop.advance(PATIENCE.idle_s - 1)
+    closed.append(peer.transport.is_closed)
+    loop.advance(1)
+    closed.append(peer.transport.is_closed)
+
+    assert closed == [False, True]
+
+
+def test_head_that_dribbles_in_is_refused(loop: SteppedLoop):
+    """However often a byte comes, a head has one deadline, and is told when it misses it."""
+    peer = Peer(make_server(loop)).send(b"GET / HTTP/1.1\r\nA: ")
+
+    for _ in range(int(PATIENCE.head_s)):
+        peer.send(b"b")
+        loop.advance(1)
+
+    assert peer.received.startswith(b"HTTP/1.1 408 Request Time-out\r\n")
+
+
+def test_each_head_has_its_own_deadline(loop: SteppedLoop):
+    """A stream of requests cut in mid-head is no slow head."""
+    peer = Peer(make_server(loop)).send(b"GET /0 HT")
+
+    for each in range(1, 30):
+        loop.advance(PATIENCE.head_s / 2)
+        peer.send(b"TP/1.1\r\n\r\nGET /%d HT" % each)
+
+    assert peer.received == b"".join(answer(b"/%d" % each) for each in range(29))
+
+
+def test_body_may_take_long_but_not_pause_long(loop: SteppedLoop):
+    """A body gets more time with every read, and none when nothing comes."""
+    peer = Peer(make_server(loop)).send(b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\n")
+    for _ in range(5):
+        loop.advance(PATIENCE.stall_s - 1)
+        peer.send(b"x")
+    before = peer.received
+
+    loop.advance(PATIENCE.stall_s)
+
+    assert before == b""
+    assert peer.received.startswith(b"HTTP/1.1 408 ")
+
+
+def test_handler_may_take_its_time(loop: SteppedLoop, gate: Gate):
+    """The connection sets no deadline for an answer: that is the handler's."""
+    peer = Peer(make_server(loop, gate)).send(GET % 1)
+
+    loop.advance(1e6)
+    gate.open("/1")
+    loop.step()
+
+    assert peer.received == answer(b"/1")
+
+
+def test_refused_peer_is_told_and_lingered_for(loop: SteppedLoop):
+    """After a refusal nothing more is read, only our side closes, and the rest is cut in time."""
+    peer = Peer(make_server(loop)).send(GET % 1 + b"broken stream\r\n\r\n", GET % 2)
+    closed = (peer.transport.has_written_eof, peer.transport.is_closed)
+
+    loop.advance(PATIENCE.linger_s)
+
+    assert peer.received.startswith(answer(b"/1") + b"HTTP/1.1 501 Not Implemented\r\n")
+    assert b"Connection: close\r\n" in peer.received
+    assert peer.received.count(b"HTTP/1.1") == 2
+    assert closed == (True, False)
+    assert peer.transport.is_aborted
+
+
+def test_peer_that_expects_to_be_told_is_told_once(loop: SteppedLoop):
+    """A held-back body is asked for, and the answer follows it."""
+    peer = Peer(make_server(loop))
+    peer.send(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+    before = peer.received
+
+    peer.send(b"bo", b"dy")
+
+    assert before == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert peer.received == before + answer(b"/body")
+
+
+def test_peer_is_told_to_continue_after_earlier_answers(loop: SteppedLoop, gate: Gate):
+    """An interim response never overtakes the answer before it."""
+    peer = Peer(make_server(loop, gate)).send(
+        GET % 1 + b"POST /2 HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+    )
+    before = peer.received
+
+    gate.open("/1")
+    loop.step()
+
+    assert before == b""
+    assert peer.received == answer(b"/1") + b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def test_body_too_large_is_refused_before_it_is_sent(loop: SteppedLoop):
+    """A peer that asks first is told at once, not to continue."""
+    peer = Peer(make_server(loop, limits=Limits(body_bytes=3)))
+
+    peer.send(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+
+    assert peer.received.startswith(b"HTTP/1.1 413 Request Entity Too Large\r\n")
+
+
+def test_connection_closes_when_the_peer_asks_for_it(loop: SteppedLoop):
+    """``Connection: close`` is honoured and echoed; what follows is not read."""
+    peer = Peer(make_server(loop)).send(
+        b"GET /1 HTTP/1.1\r\nConnection: close\r\n\r\n" + GET % 2, GET % 3
+    )
+
+    assert peer.received == answer(b"/1", b"Connection: close")
+    assert peer.transport.is_closed
+
+
+def test_http_1_0_closes_unless_asked_to_stay(loop: SteppedLoop):
+    """The older version gets its own defaults and its own status line."""
+    once = Peer(make_server(loop)).send(b"GET /1 HTTP/1.0\r\n\r\n")
+    stays = Peer(make_server(loop)).send(b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+
+    assert once.received.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert (once.transport.is_closed, stays.transport.is_closed) == (True, False)
+    assert b"Connection: keep-alive\r\n" in stays.received
+
+
+def test_head_gets_a_length_and_no_body(loop: SteppedLoop):
+    """The next answer follows the head of a HEAD's at once."""
+    peer = Peer(make_server(loop)).send(b"HEAD /1 HTTP/1.1\r\n\r\n" + GET % 2)
+
+    assert peer.received == answer(b"/1")[:-2] + answer(b"/2")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_bug_in_the_handler_costs_its_request_only(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture, waits: bool
+):
+    """The client is told, the log has the traceback, and the connection goes on."""
+
+    async def buggy(request: HttpRequest) -> HttpResponse:
+        if request.target == "/2":
+            return await echo(request)
+        if waits:
+            await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    peer = Peer(make_server(loop, buggy)).send(GET % 1)
+    loop.step()
+    peer.send(GET % 2)
+
+    assert peer.received.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert peer.received.endswith(b"its log says why.\n" + answer(b"/2"))
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_handler_that_is_cancelled_from_elsewhere_is_answered(loop: SteppedLoop, gate: Gate):
+    """When the server gives a request up, its client is told to try again."""
+    peer = Peer(make_server(loop, gate)).send(GET % 1)
+
+    gate.waiting["/1"].cancel()
+    loop.step()
+
+    assert peer.received.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+
+
+def test_peer_that_is_gone_has_its_request_cancelled(
+    loop: SteppedLoop, gate: Gate, caplog: pytest.LogCaptureFixture
+):
+    """Nobody waits for the answer, so nobody works on it, and the log stays quiet."""
+    server = make_server(loop, gate)
+    peer = Peer(server).send(GET % 1)
+    loop.step()
+
+    with caplog.at_level(logging.DEBUG):
+        peer.vanish()
+        loop.step()
+        gc.collect()
+
+    assert gate.cancelled == ["/1"]
+    assert peer.received == b""
+    assert caplog.records == []
+    assert server.statistics().open_connections == 0
+
+
+def test_peer_that_is_gone_at_once_has_its_handler_cleaned_up(loop: SteppedLoop):
+    """A handler whose task never took a step still runs its ``finally``."""
+    cleaned_up: list[str] = []
+
+    async def tidy(request: HttpRequest) -> HttpResponse:
+        try:
+            await loop.create_future()
+        finally:
+            cleaned_up.append(request.target)
+        return await echo(request)
+
+    Peer(make_server(loop, tidy)).send(GET % 1).vanish()
+    loop.step()
+
+    assert cleaned_up == ["/1"]
+
+
+def test_handler_that_fails_after_its_peer_left_is_not_noise(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture
+):
+    """An error nobody will see is dropped, not reported as never retrieved."""
+
+    async def stubborn(request: HttpRequest) -> HttpResponse:
+        try:
+            await loop.create_future()
+        except asyncio.CancelledError as error:
+            raise ValueError from error
+        raise AssertionError
+
+    peer = Peer(make_server(loop, stubborn)).send(GET % 1)
+    loop.step()
+
+    peer.vanish()
+    loop.step()
+    gc.collect()
+
+    assert caplog.records == []
+
+
+def test_peer_that_only_stops_sending_gets_its_answers(loop: SteppedLoop, gate: Gate):
+    """A half-closed connection is answered to the end, then closed."""
+    peer = Peer(make_server(loop, gate)).send(GET % 1 + GET % 2)
+    stays = peer.connection.eof_received()
+
+    for target in ("/1", "/2"):
+        gate.open(target)
+        loop.step()
+
+    assert stays
+    assert peer.received == answer(b"/1") + answer(b"/2")
+    assert peer.transport.is_closed
+
+
+def test_peer_that_stops_sending_in_mid_request_is_let_go(loop: SteppedLoop):
+    """Half a request is never answered; the transport may close."""
+    peer = Peer(make_server(loop)).send(b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nhalf")
+
+    assert not peer.connection.eof_received()
+    assert peer.received == b""
+
+
+def test_drain_lets_what_has_begun_finish(loop: SteppedLoop, gate: Gate):
+    """Idle connections close at once, busy and half-read ones after their last answer."""
+    server = make_server(loop, gate)
+    idle, busy, half = Peer(server), Peer(server).send(GET % 1), Peer(server).send(b"GET /2 HT")
+    draining = loop.create_task(server.drain(grace_s=30))
+    loop.step()
+    closed_at_once = [each.transport.is_closed for each in (idle, busy, half)]
+
+    half.send(b"TP/1.1\r\n\r\n")
+    gate.open("/1")
+    gate.open("/2")
+    loop.step()
+    done_before_closed = draining.done()
+    for each in (idle, busy, half):
+        each.connection.connection_lost(None)
+    loop.step()
+
+    assert closed_at_once == [True, False, False]
+    assert busy.received == answer(b"/1", b"Connection: close")
+    assert half.received == answer(b"/2", b"Connection: close")
+    assert not done_before_closed
+    assert draining.done()
+
+
+def test_drain_cuts_what_takes_too_long(loop: SteppedLoop, gate: Gate):
+    """After the grace the rest is aborted and its handlers are cancelled."""
+    server = make_server(loop, gate)
+    peer = Peer(server).send(GET % 1)
+    draining = loop.create_task(server.drain(grace_s=30))
+    loop.step()
+
+    loop.advance(30)
+    was_aborted = peer.transport.is_aborted
+    peer.vanish()
+    loop.step()
+
+    assert was_aborted
+    assert gate.cancelled == ["/1"]
+    assert draining.done()
+
+
+@contextmanager
+def serving(
+    handler: Handler, bind: Callable[[], socket.socket], new_loop: Callable[[], object]
+) -> Iterator[tuple[Http1Server, socket.socket]]:
+    """A server on a real socket, on a thread of its own, drained at the end."""
+    loop = new_loop()
+    assert isinstance(loop, asyncio.AbstractEventLoop)
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    listening = bind()
+    try:
+        starting = asyncio.run_coroutine_threadsafe(start_http_server(handler, [listening]), loop)
+        server = starting.result(10)
+        yield server, listening
+        asyncio.run_coroutine_threadsafe(server.drain(10), loop).result(20)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+async def echo_from_a_thread(request: HttpRequest) -> HttpResponse:
+    """Answers from a worker thread, as slow models do."""
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(
+        None, lambda: HttpResponse(200, request.body[::-1], "text/plain")
+    )
+
+
+LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+
+
+@LOOPS
+@pytest.mark.parametrize("handler", [echo, echo_from_a_thread])
+def test_real_client_is_answered_on_one_connection(
+    new_loop: Callable[[], object], handler: Handler
+):
+    """Small and large bodies, fixed and chunked, go there and back over one kept connection."""
+    large = bytes(range(256)) * 20_000
+    with serving(handler, lambda: bind_tcp(0, "127.0.0.1"), new_loop) as (server, listening):
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        with requests.Session() as session:
+            session.trust_env = False
+            bodies = [
+                session.post(url, data=data, timeout=10).content
+                for data in (b"small", large, iter([b"in ", b"chunks"]))
+            ]
+        opened = server.statistics().open_connections
+
+    expected = [b"small", large, b"in chunks"]
+    if handler is echo:
+        assert bodies == [b"/" + each for each in expected]
+    else:
+        assert bodies == [each[::-1] for each in expected]
+    assert opened <= 1
+
+
+@LOOPS
+def test_large_upload_that_is_refused_reads_why(new_loop: Callable[[], object]):
+    """A client still sending gets the reason and not a reset."""
+    with serving(echo, lambda: bind_tcp(0, "127.0.0.1"), new_loop) as (_, listening):
+        client = socket.create_connection(listening.getsockname(), timeout=10)
+        client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n" + bytes(10**6))
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        status, page = response.status, response.read()
+        client.close()
+
+    assert status == 413
+    assert b"<H1>Request Entity Too Large</H1>" in page
+
+
+def test_unix_socket_takes_the_place_of_a_stale_one(tmp_path: Path):
+    """A socket left by an earlier process is replaced, and the new one answers."""
+    path = str(tmp_path / "http.sock")
+    bind_unix(path).close()
+    with serving(echo, lambda: bind_unix(path), uvloop.new_event_loop):
+        client = socket.socket(socket.AF_UNIX)
+        client.settimeout(10)
+        client.connect(path)
+        client.sendall(b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")
+        received = client.makefile("rb").read()
+        client.close()
+
+    assert received.endswith(b"\r\n\r\n/x")
+
+
+def test_every_address_is_listened_on_when_none_is_named():
+    """Without a host, an IPv4 client is answered by the same socket as any other."""
+    with serving(echo, lambda: bind_tcp(0), uvloop.new_event_loop) as (_, listening):
+        connection = http.client.HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=10)
+        connection.request("GET", "/x")
+        body = connection.getresponse().read()
+        connection.close()
+
+    assert body == b"/x"
+
+
+def test_port_that_is_taken_is_an_error():
+    """A taken port is not silently served on IPv4 alone."""
+    with bind_tcp(0) as taken, pytest.raises(OSError, match="in use"):
+        bind_tcp(taken.getsockname()[1])
