@@ -1,0 +1,1 @@
+"""The commands, one file each; importing this package does nothing."""

@@ -1,0 +1,366 @@
+"""The REST door: one HTTP request in, one HTTP response out.
+
+Paths, texts and headers are TensorFlow Serving's.  A ``ServingError`` becomes an HTTP status here
+and nowhere below.  What may be slow runs as one plain function wherever ``Placement`` puts it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache, partial
+from time import perf_counter
+from typing import Final, Protocol
+from urllib.parse import unquote_to_bytes
+
+from salver.apis.requests import ModelSpec, PredictRequest, VersionStatus
+from salver.apis.rest_codec import (
+    read_document,
+    read_examples,
+    read_predict,
+    signature_for_predict,
+    signature_name,
+    write_classify,
+    write_error,
+    write_predict,
+    write_regress,
+    write_status,
+)
+from salver.apis.rest_metadata import write_metadata
+from salver.core.servable_id import ServableId
+from salver.errors import Code, InvalidArgument, ServingError
+from salver.inference import classify, predict, regress
+from salver.metrics import Metrics
+from salver.model_server.measuring import MeasuredServable
+from salver.model_server.monitoring import DEFAULT_PATH
+from salver.model_server.placement import Placement
+from salver.servables.servable import Servable
+from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page, unpacked_body
+
+logger = logging.getLogger(__name__)
+
+JSON: Final = "application/json"
+TEXT: Final = "text/plain"
+
+ROUTES_REMEMBERED: Final = 256
+
+MAX_VERSION: Final = 2**63 - 1
+
+HTTP_STATUS: Final[Mapping[Code, int]] = {
+    Code.OK: 200,
+    Code.CANCELLED: 499,
+    Code.UNKNOWN: 500,
+    Code.INVALID_ARGUMENT: 400,
+    Code.DEADLINE_EXCEEDED: 504,
+    Code.NOT_FOUND: 404,
+    Code.ALREADY_EXISTS: 409,
+    Code.PERMISSION_DENIED: 403,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.FAILED_PRECONDITION: 400,
+    Code.ABORTED: 409,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNIMPLEMENTED: 501,
+    Code.INTERNAL: 500,
+    Code.UNAVAILABLE: 503,
+    Code.DATA_LOSS: 500,
+    Code.UNAUTHENTICATED: 401,
+}
+
+CORS_HEADERS: Final = (
+    ("Access-Control-Allow-Origin", "*"),
+    ("Access-Control-Allow-Methods", "POST, GET"),
+    ("Access-Control-Allow-Headers", "Content-Type"),
+)
+
+# A path, a query and a fragment as RFC 3986 spells them; the authority of an absolute target is
+# skipped.
+TARGET: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*)?(([^?#]*)(?:\?[^#]*)?(?:#.*)?)")
+NOT_IN_TARGET: Final = re.compile(
+    r"[^A-Za-z0-9._~!$&'()*+,;=:@/?#%-]|%(?![0-9A-Fa-f]{2})|#.*#", re.ASCII
+)
+
+V1_PATH: Final = re.compile(r"/v1/.*", re.IGNORECASE | re.ASCII)
+POST_PATH: Final = re.compile(
+    r"/v1/models/([^/:]+)(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?:(classify|regress|predict)",
+    re.IGNORECASE | re.ASCII,
+)
+GET_PATH: Final = re.compile(
+    r"/v1/models(?:/([^/:]+))?(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?(?:/(metadata))?",
+    re.IGNORECASE | re.ASCII,
+)
+
+
+class Verb(Enum):
+    """What a path under ``/v1/`` asks for."""
+
+    PREDICT = "predict"
+    CLASSIFY = "classify"
+    REGRESS = "regress"
+    METADATA = "metadata"
+    STATUS = "status"
+    MALFORMED = "malformed"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A target taken apart: its path, and the path with query and fragment."""
+
+    path: str
+    full_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What to do, and for which servable. ``complaint`` says why a path is unreadable."""
+
+    verb: Verb
+    spec: ModelSpec
+    complaint: str = ""
+
+
+class UnreadablePath(InvalidArgument):
+    """A name or version that cannot be decoded: TensorFlow Serving's answer has no body."""
+
+
+class Handle(Protocol):
+    """A servable held for one request."""
+
+    @property
+    def id(self) -> ServableId:
+        """Which version it is."""
+
+    @property
+    def servable(self) -> Servable:
+        """The loaded version."""
+
+
+class Core(Protocol):
+    """What the door needs of the server core, from any thread."""
+
+    def handle(self, spec: ModelSpec) -> AbstractContextManager[Handle]:
+        """Hold the servable that ``spec`` means, or raise NotFound or InvalidArgument."""
+
+    def is_predictable(self, spec: ModelSpec) -> bool:
+        """Whether a run's time follows from its input."""
+
+    def version_statuses(self, name: str, version: int | None) -> list[VersionStatus]:
+        """The status of one version, or of all, or raise NotFound."""
+
+
+def parse_target(target: str) -> Target | None:
+    """Take a request's target apart; None for what is no URI."""
+    match = TARGET.fullmatch(target)
+    if match is None or NOT_IN_TARGET.search(target):
+        return None
+    return Target(path=match[2], full_path=match[1])
+
+
+def route_of(method: str, full_path: str) -> Route:
+    """What a request under ``/v1/`` asks for.
+
+    As in TensorFlow Serving the paths match whatever their case, but the verb at the end of one
+    counts only in lower case, and a query is no more than odd letters of the path.
+    """
+    if method == "POST" and (match := POST_PATH.fullmatch(full_path)):
+        verb = Verb(match[4]) if match[4].islower() else Verb.MALFORMED
+    elif method == "GET" and (match := GET_PATH.fullmatch(full_path)):
+        verb = Verb.METADATA if match[4] == "metadata" else Verb.STATUS
+    else:
+        return Route(Verb.MALFORMED, ModelSpec(""))
+    return _route_to(verb, match[1] or "", match[2], match[3])
+
+
+def _route_to(verb: Verb, raw_name: str, version: str | None, raw_label: str | None) -> Route:
+    name = percent_decoded(raw_name)
+    if name is None:
+        return _unreadable("", f"Failed to decode model name:{raw_name}")
+    if version is None and raw_label is None:
+        return Route(verb, ModelSpec(name))
+    if version is not None:
+        number = int(version) if len(version.lstrip("0")) <= len(str(MAX_VERSION)) else None
+        if number is None or number > MAX_VERSION:
+            return _unreadable(name, f"Failed to convert version: {version} to numeric.")
+        return Route(verb, ModelSpec(name, version=number))
+    label = percent_decoded(raw_label or "")
+    if label is None:
+        return _unreadable(name, f"Failed to decode model version label:{raw_label}")
+    return Route(verb, ModelSpec(name, version_label=label))
+
+
+def _unreadable(name: str, complaint: str) -> Route:
+    return Route(Verb.UNREADABLE, ModelSpec(name), complaint)
+
+
+def percent_decoded(text: str) -> str | None:
+    """``text`` with its ``%XX`` decoded, or None when that is not UTF-8."""
+    try:
+        return unquote_to_bytes(text).decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+class RestApi:
+    """Answers HTTP requests for models and metrics; ``handle`` is called on the event loop."""
+
+    def __init__(
+        self,
+        core: Core,
+        metrics: Metrics,
+        placement: Placement,
+        *,
+        timeout_s: float | None = None,
+        check_method_name: bool = False,
+        allows_cors: bool = False,
+        monitoring: Callable[[], bytes] | None = None,
+        monitoring_path: str = DEFAULT_PATH,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._core = core
+        self._metrics = metrics
+        self._placement = placement
+        self._timeout_s = timeout_s
+        self._check_method_name = check_method_name
+        self._headers = CORS_HEADERS if allows_cors else ()
+        self._monitoring = monitoring
+        self._monitoring_path = monitoring_path
+        self._clock = clock
+        self._parse_target = lru_cache(ROUTES_REMEMBERED)(parse_target)
+        self._route_of = lru_cache(ROUTES_REMEMBERED)(route_of)
+        self._inferences: Mapping[Verb, Callable[[ModelSpec, HttpRequest], bytes]] = {
+            Verb.PREDICT: self._predict,
+            Verb.CLASSIFY: self._classify,
+            Verb.REGRESS: self._regress,
+        }
+
+    async def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer one request, whatever it is."""
+        target = self._parse_target(request.target)
+        if target is None:
+            return error_page(400)
+        if self._monitoring is not None and target.path == self._monitoring_path:
+            return await self._monitoring_page(target, self._monitoring)
+        if not V1_PATH.fullmatch(target.full_path):
+            return error_page(404)
+        if request.method == "OPTIONS":
+            return self._preflight(request)
+        return await self._answer(request, target)
+
+    async def _monitoring_page(self, target: Target, page: Callable[[], bytes]) -> HttpResponse:
+        if target.full_path != self._monitoring_path:
+            text = f"Unexpected path: {target.full_path}. Should be {self._monitoring_path}"
+            return HttpResponse(HTTP_STATUS[Code.INVALID_ARGUMENT], text.encode(), TEXT)
+        return HttpResponse(200, await self._placement.run("monitoring", page), TEXT)
+
+    def _preflight(self, request: HttpRequest) -> HttpResponse:
+        """A browser's question before a POST; the flag decides only whether the headers say yes."""
+        origin = request.headers.get("origin", "")
+        is_web = "http://" in origin or "https://" in origin
+        return HttpResponse(200 if is_web else 400, headers=self._headers)
+
+    async def _answer(self, request: HttpRequest, target: Target) -> HttpResponse:
+        route = self._route_of(request.method, target.full_path)
+        name = route.spec.name
+        started = self._clock()
+        code = Code.INTERNAL  # what a bug that leaves by exception counts as
+        try:
+            body = await self._run(route, request, target)
+            code = Code.OK
+        except ServingError as error:
+            code = error.code
+            body = b"" if isinstance(error, UnreadablePath) else write_error(error.message)
+            logger.debug("%s %s: %s", request.method, target.full_path, error)
+        except asyncio.CancelledError:
+            code = Code.CANCELLED
+            raise
+        finally:
+            self._metrics.request_count.increment(name, code.name)
+        if code is Code.OK:
+            api = route.verb.value if request.method == "POST" else ""
+            took_us = (self._clock() - started) * 1e6
+            self._metrics.request_latency.observe(took_us, name, api, "REST")
+        return HttpResponse(HTTP_STATUS[code], body, JSON, self._headers)
+
+    async def _run(self, route: Route, request: HttpRequest, target: Target) -> bytes:
+        spec, verb = route.spec, route.verb
+        infer = self._inferences.get(verb)
+        if infer is not None:
+            kind = (verb, spec, len(request.body).bit_length())
+            call = partial(infer, spec, request)
+            if self._core.is_predictable(spec):
+                return await self._placement.run(kind, call)
+            return await self._placement.run_on_thread(kind, call)
+        if verb is Verb.METADATA:
+            return await self._placement.run((verb, spec), partial(self._metadata, spec))
+        if verb is Verb.STATUS:
+            return self._status(spec)
+        if verb is Verb.UNREADABLE:
+            raise UnreadablePath(route.complaint)
+        raise InvalidArgument(f"Malformed request: {request.method} {target.full_path}")
+
+    # Each of these runs as a whole on the loop or on a worker thread.
+
+    def _predict(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        document = read_document(unpacked_body(request))
+        signature = signature_name(document)
+        with self._core.handle(spec) as handle:
+            servable = handle.servable
+            body = read_predict(document, signature_for_predict(servable.signatures, signature))
+            outputs = predict(
+                self._measured(servable, spec, "Predict"),
+                PredictRequest(body.inputs, signature),
+                timeout_s=self._timeout_s,
+                check_method_name=self._check_method_name,
+            )
+        return write_predict(outputs, body.row_format)
+
+    def _classify(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        document = read_document(unpacked_body(request))
+        signature = signature_name(document)
+        examples = read_examples(document, "classify")
+        with self._core.handle(spec) as handle:
+            results = classify(
+                self._measured(handle.servable, spec, "Classify"),
+                signature,
+                examples,
+                timeout_s=self._timeout_s,
+                check_method_name=self._check_method_name,
+            )
+        return write_classify(results)
+
+    def _regress(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+        document = read_document(unpacked_body(request))
+        signature = signature_name(document)
+        examples = read_examples(document, "regress")
+        with self._core.handle(spec) as handle:
+            values = regress(
+                self._measured(handle.servable, spec, "Regress"),
+                signature,
+                examples,
+                timeout_s=self._timeout_s,
+                check_method_name=self._check_method_name,
+            )
+        return write_regress(values)
+
+    def _metadata(self, spec: ModelSpec) -> bytes:
+        _require_name(spec)
+        with self._core.handle(spec) as handle:
+            return write_metadata(handle.id.name, handle.id.version, handle.servable.signature_defs)
+
+    def _status(self, spec: ModelSpec) -> bytes:
+        """The status of one version; a label selects nothing here, as in TensorFlow Serving."""
+        _require_name(spec)
+        return write_status(self._core.version_statuses(spec.name, spec.version))
+
+    def _measured(self, servable: Servable, spec: ModelSpec, api: str) -> MeasuredServable:
+        return MeasuredServable(servable, self._metrics, spec.name, api)
+
+
+def _require_name(spec: ModelSpec) -> None:
+    if not spec.name:
+        raise InvalidArgument("Missing model name in request.")
