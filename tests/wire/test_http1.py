@@ -92,6 +92,9 @@ class Peer:
 def loop() -> Iterator[SteppedLoop]:
     loop = SteppedLoop()
     yield loop
+    for task in asyncio.all_tasks(loop):  # what a test left waiting would complain in a later one
+        task.cancel()
+    loop.step()
     loop.close()
 
 

@@ -147,6 +147,11 @@ class ServerCore:
         names = [config.name for config in configs]
         self._state = _State(labels=labels, source=source, names=names)
 
+    def look_for_versions(self) -> None:
+        """Look into the folders of all models now, on top of the polls."""
+        if self._state.source is not None:
+            self._state.source.poll()
+
     def loading_with(self, pool: Executor) -> AbstractContextManager[None]:
         """Start loads in ``pool`` for the time of the block: the parallel first load."""
         return self._manager.loading_with(pool)
@@ -167,7 +172,8 @@ class ServerCore:
             if state.manager_state is ManagerState.END
         ]
         if failed:
-            causes = "".join(f"{{{state.id} due to error: {_cause(state)}}}, " for state in failed)
+            # The braces do not match; scripts know the text as it is.
+            causes = "".join(f"{state.id} due to error: {_cause(state)}}}, " for state in failed)
             raise Unknown(f"{len(failed)} servable(s) did not become available: {{{causes}}}")
 
     def stop_sources(self) -> None:

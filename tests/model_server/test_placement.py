@@ -1,0 +1,120 @@
+"""Where calls run, with a clock and a pool in the test's hands."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from fakes import FakeClock
+from salver.errors import NotFound
+from salver.model_server.placement import INLINE_BELOW_S, MAX_KEYS, Placement
+
+
+class Call:
+    """Takes as long as it is told, by the fake clock, and notes which thread it ran on."""
+
+    def __init__(self, clock: FakeClock, took_s: float) -> None:
+        self.took_s = took_s
+        self.on_loop: list[bool] = []
+        self._clock = clock
+        self._loop_thread = threading.get_ident()
+
+    def __call__(self) -> str:
+        self.on_loop.append(threading.get_ident() == self._loop_thread)
+        self._clock.advance(self.took_s)
+        return "done"
+
+
+def run_times(times: int, took_s: float, *, key: str = "kind") -> tuple[Placement, Call]:
+    clock = FakeClock()
+    call = Call(clock, took_s)
+    with ThreadPoolExecutor(1) as pool:
+        placement = Placement(pool, clock=clock)
+
+        async def run() -> None:
+            for _ in range(times):
+                assert await placement.run(key, call) == "done"
+
+        asyncio.run(run())
+    return placement, call
+
+
+def test_a_kind_not_seen_before_runs_on_a_thread():
+    """Nothing is known to be quick."""
+    _, call = run_times(1, 0.0)
+
+    assert call.on_loop == [False]
+
+
+def test_a_quick_kind_comes_to_the_loop():
+    """Once measured, it saves the hop."""
+    _, call = run_times(3, INLINE_BELOW_S / 2)
+
+    assert call.on_loop == [False, True, True]
+
+
+def test_a_slow_kind_stays_on_threads():
+    """The loop is never held for it."""
+    _, call = run_times(5, INLINE_BELOW_S * 2)
+
+    assert not any(call.on_loop)
+
+
+def test_one_slow_run_leaves_the_loop_and_many_quick_ones_come_back():
+    """The estimate rises at once and falls slowly."""
+    clock = FakeClock()
+    call = Call(clock, 0.0)
+    with ThreadPoolExecutor(1) as pool:
+        placement = Placement(pool, clock=clock)
+
+        async def run() -> None:
+            for took_s in (0.0, 0.0, INLINE_BELOW_S * 10, *[0.0] * 60):
+                call.took_s = took_s
+                await placement.run("kind", call)
+
+        asyncio.run(run())
+
+    assert call.on_loop[:4] == [False, True, True, False]
+    assert call.on_loop[4:20] == [False] * 16
+    assert call.on_loop[-1]
+
+
+def test_kinds_are_measured_apart():
+    """What one kind takes says nothing of another."""
+    placement, _ = run_times(2, 5.0, key="slow")
+
+    assert placement.expected_s("slow") == 5.0
+    assert placement.expected_s("other") == float("inf")
+
+
+def test_an_error_is_the_callers_and_teaches_all_the_same():
+    """A call that fails quickly is quick, on either side."""
+
+    def fail() -> None:
+        raise NotFound("nothing here")
+
+    with ThreadPoolExecutor(1) as pool:
+        placement = Placement(pool, clock=FakeClock())
+        for _ in range(2):
+            with pytest.raises(NotFound):
+                asyncio.run(placement.run("kind", fail))
+
+    assert placement.expected_s("kind") == 0.0
+
+
+def test_kinds_are_forgotten_before_they_are_too_many():
+    """A peer that invents names grows nothing without end."""
+    with ThreadPoolExecutor(1) as pool:
+        placement = Placement(pool, clock=FakeClock())
+
+        async def run() -> None:
+            for i in range(MAX_KEYS + 1):
+                await placement.run(i, lambda: None)
+
+        asyncio.run(run())
+
+    assert placement.expected_s(0) == float("inf")
+    assert placement.expected_s(MAX_KEYS) == pytest.approx(0.0)
