@@ -8,8 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 STARTED = "NET_LOG: Entering the event loop"
 PATIENCE_S = 60.0
@@ -26,6 +29,11 @@ def free_port() -> int:
         return port
 
 
+def program(name: str) -> Path:
+    """One of Salver's commands, as it is installed beside this Python."""
+    return Path(sys.executable).with_name(name)
+
+
 class ServerProcess:
     """One of Salver's commands with its log at hand; ends with the ``with`` block."""
 
@@ -35,20 +43,23 @@ class ServerProcess:
         command: Sequence[str] = ("tensorflow_model_server",),
         rest: bool = True,
         environment: dict[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.grpc_port = free_port()
         self.rest_port = free_port()
         ports = [f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port if rest else 0}"]
         self._process = subprocess.Popen(
-            [Path(sys.executable).with_name(command[0]), *command[1:], *ports, *flags],
+            [program(command[0]), *command[1:], *ports, *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **QUIET, **(environment or {})},
+            cwd=folder,
         )
         self.log: list[str] = []
         self.output: list[str] = []
         self._news = threading.Condition()
+        self._has_log_ended = False
         self._readers = [
             threading.Thread(target=self._read, args=args, daemon=True)
             for args in ((self._process.stderr, self.log), (self._process.stdout, self.output))
@@ -70,20 +81,23 @@ class ServerProcess:
         """A path on the REST port."""
         return f"http://127.0.0.1:{self.rest_port}{path}"
 
+    def wait_until(self, find: Callable[[], T | None], wanted: str) -> T:
+        """Wait until ``find`` finds something in the log; what it found."""
+        with self._news:
+            self._news.wait_for(lambda: find() is not None or self._has_log_ended, PATIENCE_S)
+            found = find()
+        if found is None:
+            raise AssertionError(f"no {wanted!r} in the log:\n" + "".join(self.log))
+        return found
+
     def wait_for(self, text: str, *, times: int = 1) -> str:
         """Wait until a line of the log holds ``text``, for the ``times``-th time; that line."""
 
-        def found() -> list[str]:
-            return [line for line in self.log if text in line]
+        def find() -> str | None:
+            lines = [line for line in self.log if text in line]
+            return lines[times - 1] if len(lines) >= times else None
 
-        with self._news:
-            reached = self._news.wait_for(
-                lambda: len(found()) >= times or not self._readers[0].is_alive(), PATIENCE_S
-            )
-        lines = found()
-        if not reached or len(lines) < times:
-            raise AssertionError(f"no {text!r} in the log:\n" + "".join(self.log))
-        return lines[times - 1]
+        return self.wait_until(find, text)
 
     def wait_until_started(self) -> ServerProcess:
         """Wait until every port is open."""
@@ -115,6 +129,7 @@ class ServerProcess:
                 lines.append(line)
                 self._news.notify_all()
         with self._news:
+            self._has_log_ended |= lines is self.log
             self._news.notify_all()
 
 

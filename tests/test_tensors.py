@@ -231,3 +231,14 @@ def test_no_message_does_worse_than_an_error_of_the_tree(octets: bytes, dtype: D
         return
 
     assert decoded.size == math.prod(dim.size for dim in message.tensor_shape.dim)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 100, [1] * 254, [0, 2**62], [0, 2**62, 2**62]])
+def test_shape_that_numpy_cannot_hold_is_refused(sizes):
+    """Dimensions that TensorFlow would take and NumPy does not are the client's error."""
+    proto = TensorProto(dtype=DType.FLOAT)
+    for size in sizes:
+        proto.tensor_shape.dim.add().size = size
+
+    with pytest.raises(InvalidArgument, match="a tensor of shape"):
+        decode_tensor(proto)

@@ -50,7 +50,7 @@ def decode_tensor(proto: TensorProto) -> np.ndarray:
         values = None
     if values is None or values.size != size:
         values = _fill(_read_plain(proto, field, dtype), dtype, size)
-    return values.reshape(shape)
+    return _shaped(values, shape)
 
 
 def encode_tensor(proto: TensorProto, array: np.ndarray) -> None:
@@ -105,17 +105,25 @@ def _shape(proto: TensorProto) -> tuple[int, ...]:
     return sizes
 
 
+def _shaped(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """NumPy knows fewer dimensions than TensorFlow, and not every size next to one of 0."""
+    try:
+        return values.reshape(shape)
+    except ValueError as error:
+        raise InvalidArgument(f"a tensor of shape {list(shape)[:8]}: {error}") from error
+
+
 def _from_content(content: bytes, dtype: DType, shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
     if dtype is DType.STRING:
-        return _array_of_bytes(_split_string_content(content, size)).reshape(shape)
+        return _shaped(_array_of_bytes(_split_string_content(content, size)), shape)
     expected = size * dtype.numpy.itemsize
     if len(content) != expected:
         raise InvalidArgument(
             f"tensor_content holds {len(content)} bytes; shape {list(shape)} of {dtype.label} "
             f"takes {expected}"
         )
-    return np.frombuffer(content, dtype.numpy).reshape(shape)
+    return _shaped(np.frombuffer(content, dtype.numpy), shape)
 
 
 def _split_string_content(content: bytes, size: int) -> list[bytes]:

@@ -1,6 +1,7 @@
 """Serialized tf.Example messages, against TensorFlow's own."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorflow.core.example import example_pb2
@@ -11,7 +12,9 @@ from salver.apis.examples import (
     encode_example,
     encode_float_feature,
     encode_int64_feature,
+    with_context,
 )
+from salver.errors import InvalidArgument
 
 FLOATS = st.floats(width=32, allow_nan=False)
 FEATURES = st.dictionaries(
@@ -63,3 +66,9 @@ def test_floats_beyond_float32_become_infinite():
 
     values = example_pb2.Example.FromString(raw).features.feature["x"].float_list.value
     assert list(values) == [np.inf, -np.inf]
+
+
+def test_a_context_is_not_copied_without_end():
+    """A small request whose context and examples multiply to gigabytes is refused."""
+    with pytest.raises(InvalidArgument, match="no more than"):
+        with_context(b"c" * 1_000_000, [b""] * 10_000)

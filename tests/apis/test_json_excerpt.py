@@ -77,3 +77,11 @@ def test_bytes_that_are_no_utf8_survive():
 def test_kinds_have_names(text, kind):
     """Each JSON type is named as in error texts."""
     assert kind_of(parse(text)) == kind
+
+
+def test_endless_string_is_cut():
+    """A string or name of the client's is quoted up to a bound, not as a whole."""
+    endless = b"a" * 1_000_000
+
+    assert len(excerpt(endless)) < 10_000
+    assert len(excerpt(parse(b'{"' + endless + b'": 1}'))) < 10_000

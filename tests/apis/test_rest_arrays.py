@@ -135,3 +135,10 @@ def test_deep_objects_and_short_texts_are_declined():
 
     assert read('"a": {"b": {"c": {"d": 1}}}, "x": [1]', "x") is None
     assert find_arrays(short, simdjson.Parser().parse(short)) is None
+
+
+def test_crowded_object_is_declined():
+    """simdjson walks an object for each key asked for: thousands of them are read another way."""
+    many = ", ".join(f'"k{number}": 1' for number in range(1000))
+
+    assert read(f'"a": [1.0], {many}', "a") is None

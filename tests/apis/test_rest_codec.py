@@ -303,3 +303,11 @@ def test_documents_on_several_threads_do_not_meet():
         totals = list(threads.map(total, bodies))
 
     assert totals == [n * 2500.0 for n in range(32)]
+
+
+def test_endless_error_message_is_cut():
+    """A message that quotes megabytes of the request is not sent back whole."""
+    body = write_error("x" * 1_000_000)
+
+    assert len(body) < 100_000
+    assert body.endswith(b'...TRUNCATED"\n}')

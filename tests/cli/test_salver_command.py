@@ -8,6 +8,7 @@ import pytest
 from fakes import FakeServe
 from salver import __version__
 from salver.cli import main
+from salver.cli.console import leave
 from salver.cli.help import help_for_serve
 from salver.errors import NotFound
 from salver.model_server.options import ROWS, Face, Options
@@ -207,3 +208,31 @@ def test_the_package_runs_as_a_module():
 
     assert finished.returncode == 2
     assert finished.stderr.startswith("salver: there is no command 'serv'")
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process():
+    """A load that never comes back sits on a pool's thread; the command ends all the same."""
+    program = (
+        "import sys, threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from salver.cli.console import leave\n"
+        "ThreadPoolExecutor().submit(threading.Event().wait)\n"
+        "print('said')\n"
+        "sys.exit(leave(7))\n"
+    )
+
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert (finished.returncode, finished.stdout) == (7, "said\n")
+
+
+def test_a_command_without_threads_ends_as_usual():
+    """Nothing at work, nothing cut short: the code is handed on."""
+    assert leave(3) == 3

@@ -185,3 +185,13 @@ def test_parallelism_is_set_once():
         "(server_options.tensorflow_intra_op_parallelism, "
         "server_options.tensorflow_inter_op_parallelism) separately. You cannot configure all."
     )
+
+
+@pytest.mark.parametrize("option", ["port", "rest_api_port"])
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_that_is_none_is_refused(option, port):
+    """What is no TCP port ends the start before a model is loaded, and is named."""
+    options = replace(Options(model_base_path="/models/m"), **{option: port})
+
+    with pytest.raises(InvalidArgument, match=f": {option} is {port}; a TCP port is"):
+        check_what_to_serve(options)

@@ -398,6 +398,14 @@ def test_gzip_body_is_unpacked(door: Door):
     assert response.body == PREDICTIONS
 
 
+def test_packed_bodies_never_run_on_the_loop(door: Door):
+    """The size of a packed body says nothing of the work in it, however quick the last one was."""
+    for _ in range(3):
+        door.ask("POST", PREDICT, gzip.compress(INSTANCES), content_encoding="gzip")
+
+    assert door.executor.jobs == 3
+
+
 def test_bad_gzip_reads_as_an_empty_document(door: Door):
     """Bytes that do not unpack are an empty body to the parser."""
     response = door.ask("POST", PREDICT, b"oops", content_encoding="gzip")

@@ -648,3 +648,18 @@ def test_port_that_is_taken_is_an_error():
     """A taken port is not silently served on IPv4 alone."""
     with bind_tcp(0) as taken, pytest.raises(OSError, match="in use"):
         bind_tcp(taken.getsockname()[1])
+
+
+def test_long_pipeline_lets_other_connections_take_a_turn(loop: SteppedLoop):
+    """One read full of requests is answered in portions, between which the loop is free."""
+    server = make_server(loop)
+    greedy = Peer(server).send(b"".join(GET % each for each in range(100)))
+    while_greedy_waits = greedy.received.count(b"HTTP/1.1 200")
+
+    modest = Peer(server).send(GET % 1)
+    answered_at_once = modest.received
+    loop.step()
+
+    assert while_greedy_waits < 100
+    assert answered_at_once == answer(b"/1")
+    assert greedy.received == b"".join(answer(b"/%d" % each) for each in range(100))

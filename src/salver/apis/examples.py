@@ -12,7 +12,13 @@ from typing import Final
 
 import numpy as np
 
+from salver.errors import InvalidArgument
+
 UNSET_FEATURE: Final = b""
+
+MAX_REPEATED_BYTES: Final = 1 << 30
+"""What the copies of one context may add up to: without a bound, a small request could ask for any
+amount of memory."""
 
 _BYTES_LIST: Final = 1
 _FLOAT_LIST: Final = 2
@@ -34,6 +40,24 @@ def encode_example(features: Mapping[bytes, bytes]) -> bytes:
     )
     fields = b"".join(_field(_ENTRY_OF_FEATURES, entry) for entry in entries)
     return _field(_FEATURES_OF_EXAMPLE, fields)
+
+
+def with_context(context: bytes, examples: Sequence[bytes]) -> list[bytes]:
+    """Serialized examples, each behind the context that supplies what it leaves out.
+
+    Protobuf merges messages that are concatenated; what stands later wins.
+
+    Raises:
+        InvalidArgument: a large context and many examples multiply beyond any use.
+    """
+    repeated = len(context) * len(examples)
+    if repeated > MAX_REPEATED_BYTES:
+        raise InvalidArgument(
+            f"a context of {len(context)} bytes for {len(examples)} examples makes {repeated} "
+            f"bytes; no more than {MAX_REPEATED_BYTES} are allowed. "
+            "Send fewer examples with one request"
+        )
+    return [context + example for example in examples]
 
 
 def encode_bytes_feature(values: Iterable[bytes]) -> bytes:

@@ -5,12 +5,14 @@ Parsing checks no model and no signature; a tensor is decoded when a verb looks 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
+from salver.apis.examples import with_context
 from salver.apis.requests import (
     ClassifiedExample,
     InferenceTask,
@@ -49,6 +51,14 @@ class _LazyTensors(Mapping[str, np.ndarray]):
     def __contains__(self, alias: object) -> bool:
         return alias in self._protos
 
+    def declared_values(self) -> int:
+        """The largest number of values that a shape says."""
+        largest = 0
+        for alias in self._protos:
+            dims = self._protos[alias].tensor_shape.dim
+            largest = max(largest, math.prod([dim.size for dim in dims]))
+        return largest
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._protos)
 
@@ -70,6 +80,15 @@ def read_predict(data: bytes) -> tuple[ModelSpec, PredictRequest]:
         signature_name=spec.signature_name,
         output_filter=message.output_filter,
     )
+
+
+def declared_values(request: object) -> int:
+    """How many values the tensors of a PredictRequest have by their shapes; 0 for others.
+
+    A shape may say any number, and one value fills it.
+    """
+    inputs = request.inputs if isinstance(request, PredictRequest) else None
+    return inputs.declared_values() if isinstance(inputs, _LazyTensors) else 0
 
 
 def read_classify(data: bytes) -> tuple[ModelSpec, list[bytes]]:
@@ -230,7 +249,7 @@ def _examples(message: serving_pb2.Input) -> list[bytes]:
     """
     if message.WhichOneof("kind") == "example_list_with_context":
         listed = message.example_list_with_context
-        return [listed.context + example for example in listed.examples]
+        return with_context(listed.context, listed.examples)
     return list(message.example_list.examples)
 
 

@@ -16,6 +16,7 @@ from salver.apis.json_reader import JsonObject, Value
 from salver.apis.json_writer import quote
 
 _ENOUGH: Final = 256  # bytes; the token that crosses this line is the last one
+_LONGEST_TEXT: Final = 4096  # bytes of a string or name that are quoted
 _INDENT: Final = b"    "
 _LARGEST_FLOAT: Final = 3.4028234e38
 
@@ -79,7 +80,7 @@ def _elements(array: list[Value]) -> Iterator[tuple[bytes, Value]]:
 def _members(value: JsonObject, depth: int) -> Iterator[tuple[bytes, Value]]:
     for index, (key, member) in enumerate(value.members):
         comma = b",\n" if index else b"\n"
-        yield comma + _INDENT * depth + quote(key) + b": ", member
+        yield comma + _INDENT * depth + quote(key[:_LONGEST_TEXT]) + b": ", member
 
 
 def _scalar(value: Value) -> bytes:
@@ -88,7 +89,7 @@ def _scalar(value: Value) -> bytes:
     if type(value) is bool:
         return b"true" if value else b"false"
     if type(value) is bytes:
-        return quote(value)
+        return quote(value[:_LONGEST_TEXT])
     if type(value) is float:
         return _shortest_decimal(value).encode()
     return str(value).encode()

@@ -32,6 +32,7 @@ _NUMBER_BYTES: Final = b"0123456789+-.eE \t\r\n"
 _WORTHWHILE: Final = 1024  # bytes of text; below, an object per number is cheaper than the proof
 ROW_WORTHWHILE: Final = 1024  # bytes of text per row that is an object
 _MOST_DIMENSIONS: Final = 32
+_MOST_KEYS: Final = 256  # simdjson finds a key by walking all before it
 _DEEPEST_OBJECT: Final = 3  # the document, a row or the inputs, a base64 object
 
 
@@ -105,7 +106,7 @@ class _Outline:
         return b"".join(self._pieces)
 
     def add_object(self, value: Any, path: Path) -> bool:
-        if len(path) >= _DEEPEST_OBJECT:
+        if len(path) >= _DEEPEST_OBJECT or len(value) > _MOST_KEYS:
             return False
         self._pieces.append(b"{")
         for index, key in enumerate(value.keys()):  # items() would build every list below
@@ -167,7 +168,8 @@ def _outline_size(shape: Sequence[int]) -> int:
 def _outline_of_shape(shape: Sequence[int]) -> bytes:
     outline = b""
     for dimension in reversed(shape):
-        outline = b"[" + b",".join([outline] * dimension) + b"]"
+        repeated = (outline + b",") * (dimension - 1) + outline if dimension else b""
+        outline = b"[" + repeated + b"]"
     return outline
 
 

@@ -48,6 +48,9 @@ __all__ = [
     "write_status",
 ]
 
+MAX_ERROR_LENGTH: Final = 1 << 16
+"""Characters of an error message that are sent."""
+
 _BYTES_SUFFIX: Final = "_bytes"
 
 
@@ -100,8 +103,14 @@ def write_status(statuses: Sequence[VersionStatus]) -> bytes:
 
 
 def write_error(message: str) -> bytes:
-    """An error's body; surrogate escapes in the message leave as the bytes they stand for."""
-    return b'{\n    "error": ' + quote(_bytes_of(message)) + b"\n}"
+    """An error's body; surrogate escapes in the message leave as the bytes they stand for.
+
+    A message may quote a name that the client sent; one without an end is cut.
+    """
+    text = _bytes_of(message[:MAX_ERROR_LENGTH])
+    if len(message) > MAX_ERROR_LENGTH:
+        text += b"...TRUNCATED"
+    return b'{\n    "error": ' + quote(text) + b"\n}"
 
 
 def _bytes_of(text: str) -> bytes:

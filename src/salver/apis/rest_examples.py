@@ -18,6 +18,7 @@ from salver.apis.examples import (
     encode_example,
     encode_float_feature,
     encode_int64_feature,
+    with_context,
 )
 from salver.apis.json_excerpt import kind_of
 from salver.apis.json_reader import JsonObject, Value
@@ -60,8 +61,8 @@ def _read_quickly(document: Document) -> list[bytes] | None:
     if prefix is None:
         return None
     encoded = [_quick_example(example) for example in examples]
-    found = [prefix + example for example in encoded if example is not None]
-    return found if len(found) == len(encoded) else None
+    found = [example for example in encoded if example is not None]
+    return with_context(prefix, found) if len(found) == len(encoded) else None
 
 
 def _quick_example(example: Any) -> bytes | None:
@@ -91,7 +92,7 @@ def _read_exactly(document: Document) -> list[bytes]:
         raise document.complaint("Expecting 'examples' value to be an list/array")
     if not examples:
         raise document.complaint("'examples' value is an empty array")
-    return [context + _exact_example(example) for example in examples]
+    return with_context(context, [_exact_example(example) for example in examples])
 
 
 def _exact_example(example: Value) -> bytes:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from salver.cli import tensorflow_model_server
+from salver.cli.console import leave
 from salver.cli.logs import set_up_logging
 from salver.cli.starting import start_server
 
@@ -18,7 +19,8 @@ from salver.cli.starting import start_server
 def main() -> int:
     """The installed command."""
     set_up_logging(sys.stderr, os.environ)
-    return tensorflow_model_server.run(arguments(sys.argv[1:], os.environ), serve=start_server)
+    words = arguments(sys.argv[1:], os.environ)
+    return leave(tensorflow_model_server.run(words, serve=start_server))
 
 
 def arguments(words: Sequence[str], environ: Mapping[str, str]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Final
 
 import salver
 from salver.cli import options, serve
-from salver.cli.console import say
+from salver.cli.console import leave, say
 from salver.cli.help import HELP
 from salver.cli.logs import set_up_logging
 from salver.cli.starting import Serve, start_server
@@ -24,7 +24,7 @@ COMMANDS: Final = ("serve", "options", "version", "help")
 def main() -> int:
     """The installed command."""
     set_up_logging(sys.stderr, os.environ)
-    return run(sys.argv, environ=os.environ, serve_models=start_server)
+    return leave(run(sys.argv, environ=os.environ, serve_models=start_server))
 
 
 def run(argv: Sequence[str], *, environ: Mapping[str, str], serve_models: Serve) -> int:

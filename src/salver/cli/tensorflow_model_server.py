@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from salver.cli.console import say
+from salver.cli.console import leave, say
 from salver.cli.flags import parse, usage
 from salver.cli.logs import set_up_logging
 from salver.cli.starting import Serve, start_server, warn_of_options_without_effect
@@ -28,7 +28,7 @@ FAILED: Final = 255
 def main() -> int:
     """The installed command."""
     set_up_logging(sys.stderr, os.environ)
-    return run(sys.argv, serve=start_server)
+    return leave(run(sys.argv, serve=start_server))
 
 
 def run(argv: Sequence[str], *, serve: Serve) -> int:

@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
 
@@ -270,6 +270,12 @@ class BasicManager(Generic[T]):
         try:
             self._resources.reserve(harness.id, harness.needed_bytes)
         except ServingError as error:
+            logger.error(  # noqa: TRY400 - the numbers say it all
+                "%s: it needs about %d bytes, and %d of a budget of %s bytes are taken",
+                error.message,
+                harness.needed_bytes,
+                *astuple(self._resources.statistics()),
+            )
             self._fail(harness, error)
             return
         logger.info("Successfully reserved resources to load servable %s", harness.id)

@@ -6,6 +6,7 @@ needs of the loop and of worker threads is ``Placement``'s business.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -112,11 +113,15 @@ class GrpcServices:
             spec, request = read(data)
             name = spec.name
             call = partial(answer, spec, request, timeout_s)
-            answered = await self._placed(api, spec, len(data), call)
+            size = max(len(data), grpc_codec.declared_values(request))
+            answered = await self._placed(api, spec, size, call)
             code = Code.OK
         except ServingError as error:
             code = error.code
             logger.debug("%s of %r: %s", api, name, error)
+            raise
+        except asyncio.CancelledError:
+            code = Code.CANCELLED
             raise
         finally:
             self._metrics.request_count.increment(name, code.name)

@@ -23,6 +23,8 @@ from salver.errors import InvalidArgument, Unimplemented
 
 Value: TypeAlias = bool | int | float | str
 
+MAX_PORT: Final = (1 << 16) - 1
+
 
 class Face(Enum):
     """Which of the two commands speaks; the value is what a person types."""
@@ -518,6 +520,7 @@ def check_what_to_serve(options: Options) -> None:
             "Both server_options.model_base_path and server_options.model_config_file are empty!"
         )
     _check_protection(options)
+    _check_ports(options)
     _check_own_numbers(options)
 
 
@@ -555,6 +558,15 @@ def _check_protection(options: Options) -> None:
                 f"--{row.name} asks for a protected gRPC port, which Salver cannot open yet. "
                 "Leave the option out and put a proxy that speaks TLS in front, "
                 "or keep the port inside a network you trust."
+            )
+
+
+def _check_ports(options: Options) -> None:
+    """A number that is no port would open another one, or fail after the models are loaded."""
+    for name, port in (("port", options.port), ("rest_api_port", options.rest_api_port)):
+        if not 0 <= port <= MAX_PORT:
+            raise InvalidArgument(
+                f"{name} is {port}; a TCP port is a number from 1 to {MAX_PORT}, and 0 opens none."
             )
 
 

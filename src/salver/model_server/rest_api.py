@@ -292,7 +292,8 @@ class RestApi:
         if infer is not None:
             kind = (verb, spec, len(request.body).bit_length())
             call = partial(infer, spec, request)
-            if self._core.is_predictable(spec):
+            # What a packed body holds cannot be told from its size.
+            if self._core.is_predictable(spec) and "content-encoding" not in request.headers:
                 return await self._placement.run(kind, call)
             return await self._placement.run_on_thread(kind, call)
         if verb is Verb.METADATA:

@@ -41,6 +41,9 @@ Handler = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 BACKLOG: Final = 1024
 
+REQUESTS_PER_TURN: Final = 32
+"""Pipelined requests that are answered in a row before the event loop looks at other peers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -185,6 +188,7 @@ class Http1Protocol(asyncio.Protocol):
         self._is_reading_paused = False
         self._is_writing_paused = False
         self._is_leaving = False
+        self._is_turn_coming = False
 
     @property
     def is_busy(self) -> bool:
@@ -249,7 +253,9 @@ class Http1Protocol(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Start what can be started; then settle how to wait for more."""
-        while not (self._task or self._is_writing_paused or self._is_leaving):
+        for _ in range(REQUESTS_PER_TURN):
+            if self._task or self._is_writing_paused or self._is_leaving:
+                break
             arrival = self._reader.next_arrival()
             if arrival is None:
                 self._await_more()
@@ -258,8 +264,20 @@ class Http1Protocol(asyncio.Protocol):
                 self._start(arrival)
             else:
                 self._refuse(arrival)
+        else:
+            self._ask_for_a_turn()
         self._pace_reading()
         self._watch()
+
+    def _ask_for_a_turn(self) -> None:
+        """Let the other connections go first: one read may hold thousands of requests."""
+        if not self._is_turn_coming:
+            self._is_turn_coming = True
+            self._loop.call_soon(self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._is_turn_coming = False
+        self._advance()
 
     def _start(self, received: Received) -> None:
         """Run the handler's first step here and now: most answers need no second one.
