@@ -200,3 +200,20 @@ def test_any_bytes_are_read_or_refused(text):
         refused = "JSON Parse error"
 
     assert refused.startswith("JSON Parse error")
+
+
+@pytest.mark.parametrize("separator", [b",", b" , ", b",\n"])
+def test_a_long_list_of_numbers_is_read_whole(separator: bytes):
+    """Read in pieces, it is the same list."""
+    numbers = [i * 0.5 for i in range(400_000)]
+
+    document = parse(b"[[" + separator.join(b"%r" % n for n in numbers) + b"]]")
+
+    assert document == [numbers]
+
+
+@pytest.mark.parametrize("end", [b",]", b", ]", b",,1]", b",1 2]"])
+def test_a_long_list_that_ends_badly_is_refused(end: bytes):
+    """A piece without a number is no piece of a list."""
+    with pytest.raises(InvalidArgument, match="JSON Parse error"):
+        parse(b"[[" + b",".join([b"123456"] * 300_000) + end)

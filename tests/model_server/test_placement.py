@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -118,3 +119,56 @@ def test_kinds_are_forgotten_before_they_are_too_many():
 
     assert placement.expected_s(0) == float("inf")
     assert placement.expected_s(MAX_KEYS) == pytest.approx(0.0)
+
+
+def test_a_lane_has_so_many_threads_and_no_more():
+    """What waits for a slow model waits behind its own; another model's call goes past."""
+    gate = threading.Event()
+    order: list[str] = []
+
+    def slow() -> None:
+        gate.wait()
+        order.append("slow")
+
+    with ThreadPoolExecutor(2) as pool:
+        placement = Placement(pool, threads_per_lane=1)
+
+        async def run() -> None:
+            waiting = [
+                asyncio.ensure_future(placement.run_on_thread("s", slow, lane="slow"))
+                for _ in range(3)
+            ]
+            await placement.run_on_thread("q", lambda: order.append("quick"), lane="quick")
+            gate.set()
+            await asyncio.gather(*waiting)
+
+        asyncio.run(run())
+
+    assert order == ["quick", "slow", "slow", "slow"]
+
+
+def test_a_call_taken_back_gives_its_turn_to_the_next():
+    """Cancelled while it waits, it never runs, and those behind it do."""
+    gate = threading.Event()
+    ran: list[int] = []
+
+    with ThreadPoolExecutor(2) as pool:
+        placement = Placement(pool, threads_per_lane=1)
+
+        async def run() -> None:
+            first = asyncio.ensure_future(placement.run_on_thread("k", gate.wait, lane="m"))
+            others = [
+                asyncio.ensure_future(
+                    placement.run_on_thread("k", partial(ran.append, n), lane="m")
+                )
+                for n in range(3)
+            ]
+            await placement.run_on_thread("k", lambda: None, lane="other")
+            others[1].cancel()
+            gate.set()
+            await asyncio.gather(first, others[0], others[2])
+            assert others[1].cancelled()
+
+        asyncio.run(run())
+
+    assert ran == [0, 2]

@@ -18,6 +18,7 @@ from salver.errors import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
+    PermissionDenied,
     ResourceExhausted,
     ServingError,
     Unimplemented,
@@ -30,7 +31,7 @@ from salver.servables.tensorflow import (
     TensorFlowRuntime,
     op_library_paths,
 )
-from saved_models import DTYPES, Shelf, signature_answer, tensorflow_answer
+from saved_models import DTYPES, Shelf, signature_answer, tensorflow, tensorflow_answer
 
 
 @pytest.fixture(scope="module")
@@ -338,9 +339,41 @@ def test_a_run_that_takes_too_long_is_ended(runtime, tmp_path: Path):
         servable.run(feeds, fetches, timeout_s=0.05)
 
 
-def _save_endless_loop(version: Path) -> None:
-    from saved_models import tensorflow
+@pytest.mark.parametrize(
+    ("dtype", "is_predictable"), [("int32", False), ("string", False), ("float32", True)]
+)
+def test_a_graph_that_makes_tensors_as_large_as_a_value_says_is_not_predictable(
+    runtime, tmp_path: Path, dtype: str, is_predictable: bool
+):
+    """A small request may ask it for any amount of work, unless its inputs cannot be sizes."""
+    tf = tensorflow()
+    module = tf.Module()
 
+    @tf.function(input_signature=[tf.TensorSpec([], tf.as_dtype(dtype))])
+    def fill(n):
+        size = n if dtype == "int32" else tf.constant(3)
+        return {"y": tf.fill([size], 1.0), "n": tf.identity(n)}
+
+    tf.saved_model.save(module, str(tmp_path / "1"), signatures={"serving_default": fill})
+    servable = runtime.load(tmp_path / "1")
+
+    assert servable.predictable is is_predictable
+    servable.close()
+
+
+def test_a_folder_that_cannot_be_read_is_said_to_be_so(runtime, tmp_path: Path, monkeypatch):
+    """The text names the folder and the user, whose rights they are."""
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root, who runs some tests, may read everything
+
+    with pytest.raises(PermissionDenied, match=f"{tmp_path} cannot be read by user"):
+        runtime.load(tmp_path)
+
+
+def _save_endless_loop(version: Path) -> None:
     tf = tensorflow()
     module = tf.Module()
 
@@ -388,8 +421,6 @@ def test_many_threads_may_run_at_once(load):
 
 def test_session_config_is_tensorflows_message():
     """The few fields we set have TensorFlow's numbers."""
-    from saved_models import tensorflow
-
     tensorflow()
     from tensorflow.core.protobuf import config_pb2
 

@@ -143,6 +143,9 @@ _ESCAPES: Final[Mapping[bytes, bytes]] = {
     b"t": b"\t",
 }
 
+_PIECE_BYTES: Final = 1 << 20
+"""A list of numbers is read in pieces of this size."""
+
 _SPACES: Final = frozenset(b" \n\r\t")
 _SPACE: Final = re.compile(rb"[ \n\r\t]*")
 _FLAT_NUMBERS: Final = re.compile(rb"[-+0-9.eE, \n\r\t]*")
@@ -210,11 +213,24 @@ class _Parser:
             self._pos = end + 1
 
     def _flat_numbers(self, end: int) -> list[Value] | None:
-        """A list of plain numbers at once; None when one of them needs a closer look."""
-        try:
-            numbers: list[Value] = orjson.loads(self._text[self._pos : end + 1])
-        except orjson.JSONDecodeError:
-            return None
+        """A list of plain numbers at once; None when one of them needs a closer look.
+
+        In pieces, because a call into orjson lets no other thread run.  A piece that begins or
+        ends in the middle of something is no JSON, so only a list of plain values passes.
+        """
+        numbers: list[Value] = []
+        start = self._pos + 1
+        while start <= end:
+            cut = self._text.find(b",", start + _PIECE_BYTES, end)
+            cut = end if cut < 0 else cut
+            try:
+                piece: list[Value] = orjson.loads(b"[%b]" % self._text[start:cut])
+            except orjson.JSONDecodeError:
+                return None
+            if not piece:
+                return numbers if start == self._pos + 1 and cut == end else None
+            numbers += piece
+            start = cut + 1
         return numbers
 
     def open_object(self) -> None:

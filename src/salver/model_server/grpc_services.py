@@ -134,8 +134,8 @@ class GrpcServices:
     ) -> bytes:
         kind = (api, spec, size.bit_length())
         if self._core.is_predictable(spec):
-            return await self._placement.run(kind, call)
-        return await self._placement.run_on_thread(kind, call)
+            return await self._placement.run(kind, call, lane=spec.name)
+        return await self._placement.run_on_thread(kind, call, lane=spec.name)
 
     # Each of these runs as a whole on the loop or on a worker thread.
 

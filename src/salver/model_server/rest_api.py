@@ -294,8 +294,8 @@ class RestApi:
             call = partial(infer, spec, request)
             # What a packed body holds cannot be told from its size.
             if self._core.is_predictable(spec) and "content-encoding" not in request.headers:
-                return await self._placement.run(kind, call)
-            return await self._placement.run_on_thread(kind, call)
+                return await self._placement.run(kind, call, lane=spec.name)
+            return await self._placement.run_on_thread(kind, call, lane=spec.name)
         if verb is Verb.METADATA:
             return await self._placement.run((verb, spec), partial(self._metadata, spec))
         if verb is Verb.STATUS:

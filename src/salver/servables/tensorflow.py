@@ -18,7 +18,15 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from salver.errors import InvalidArgument, NotFound, ResourceExhausted, ServingError, Unimplemented
+from salver.dtypes import DType
+from salver.errors import (
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    ServingError,
+    Unimplemented,
+)
 from salver.protos import saved_model_pb2
 from salver.servables.libtensorflow import LibTensorFlow, Plan, Session
 from salver.signature import Signature, read_signature
@@ -39,6 +47,23 @@ _UNBOUNDED_OPS: Final = (b"While", b"Enter", b"Dequeue", b"PyFunc", b"Iterator",
 _SEARCHED_AT_ONCE: Final = 256 << 10
 _BREATH_S: Final = 100e-6
 """A search keeps every other thread waiting, and a graph may hold its weights: many megabytes."""
+
+_VALUE_SIZED_OPS: Final = (
+    b"Fill",
+    b"Range",
+    b"Tile",
+    b"LinSpace",
+    b"OneHot",
+    b"BroadcastTo",
+    b"Random",
+    b"Repeat",
+    b"SequenceMask",
+)
+"""Parts of the names of ops that make tensors as large as a value says, not a shape."""
+
+_CANNOT_BE_A_SIZE: Final = frozenset(
+    {DType.FLOAT, DType.DOUBLE, DType.HALF, DType.BFLOAT16, DType.BOOL}
+)
 
 _RAM_PER_FILE_BYTE: Final = 1.2
 """TensorFlow Serving's estimate of a SavedModel's memory: this times the size of its files."""
@@ -185,7 +210,7 @@ class SavedModel:
         self._signatures = {
             name: read_signature(definition) for name, definition in self._signature_defs.items()
         }
-        self.predictable = not _mentions(session.meta_graph_def, _UNBOUNDED_OPS)
+        self.predictable = self._is_predictable(session.meta_graph_def)
         session.meta_graph_def = b""  # as large as the graph, and read
         self._run_here = library["TF_NewBufferFromString"](
             _RUN_IN_CALLER_THREAD, len(_RUN_IN_CALLER_THREAD)
@@ -234,6 +259,13 @@ class SavedModel:
         self._plans.clear()
         self._library["TF_DeleteBuffer"](self._run_here)
         self._session.close()
+
+    def _is_predictable(self, graph: bytes) -> bool:
+        """Whether the sizes of the inputs decide how long a run takes; in doubt they do not."""
+        inputs = [info for s in self._signatures.values() for info in s.inputs.values()]
+        if all(info.dtype in _CANNOT_BE_A_SIZE for info in inputs):
+            return not _mentions(graph, _UNBOUNDED_OPS)
+        return not _mentions(graph, _UNBOUNDED_OPS + _VALUE_SIZED_OPS)
 
     def _run_on_pool(
         self, plan: _MeasuredPlan, arrays: Sequence[np.ndarray], timeout_s: float | None
@@ -347,6 +379,14 @@ def _is_op_library(path: Path) -> bool:
 
 def _check_folder(path: Path) -> None:
     """Say what TensorFlow Serving says before it asks TensorFlow to load."""
+    try:
+        os.scandir(path).close()
+    except (NotADirectoryError, FileNotFoundError):
+        pass  # a version may be a file, or gone: it has no SavedModel, as is said below
+    except OSError as error:
+        raise PermissionDenied(
+            f"{path} cannot be read by user {os.geteuid()}: {error.strerror}"
+        ) from error
     if (path / "export.meta").exists():
         raise Unimplemented("Session Bundle is deprecated and removed.")
     if not any((path / f"saved_model.{suffix}").exists() for suffix in ("pb", "pbtxt")):
