@@ -287,6 +287,26 @@ def several_signatures(version: Path) -> None:
     tf.saved_model.save(module, str(version), signatures=signatures)
 
 
+def turnstile(version: Path) -> None:
+    """A run that goes on when its caller lets it: writes to one named pipe, then to another.
+
+    A write to a pipe waits for its reader.  Whoever has read ``arrived`` knows that the run has
+    begun, and it does not end before ``leave`` is read.
+    """
+    tf = tensorflow()
+    module = tf.Module()
+    name = tf.TensorSpec([], tf.string)
+
+    @tf.function(input_signature=[name, name])
+    def pass_through(arrived, leave):
+        tf.io.write_file(arrived, "here")
+        tf.io.write_file(leave, "gone")
+        return {"way": tf.stack([arrived, leave])}
+
+    module.pass_through = pass_through
+    tf.saved_model.save(module, str(version), signatures=pass_through)
+
+
 # --- Written as TensorFlow 1 writes them ----------------------------------------------------------
 
 
@@ -500,6 +520,14 @@ def unknown_op(version: Path) -> None:
     (version / "saved_model.pb").write_bytes(saved_model.SerializeToString())
 
 
+def other_tag(version: Path) -> None:
+    """A graph that is tagged for training, where ``serve`` is looked for."""
+    half_plus_two(version)
+    saved_model = read_saved_model(version)
+    saved_model.meta_graphs[0].meta_info_def.tags[:] = ["train"]
+    (version / "saved_model.pb").write_bytes(saved_model.SerializeToString())
+
+
 def corrupt_graph(version: Path) -> None:
     """A ``saved_model.pb`` that is no protobuf."""
     half_plus_two(version)
@@ -523,6 +551,7 @@ MODELS: Final[Mapping[str, Callable[[Path], None]]] = {
         keras_cnn,
         mobilenet_v2,
         several_signatures,
+        turnstile,
         v1_half_plus_two,
         v1_classifier,
         awkward_signatures,
@@ -531,6 +560,7 @@ MODELS: Final[Mapping[str, Callable[[Path], None]]] = {
         all_dtypes,
         gpu_only,
         unknown_op,
+        other_tag,
         corrupt_graph,
         truncated_variables,
     )

@@ -21,12 +21,12 @@ QUIET = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "0"}
 """No accelerator, and every line of the log: tests wait for some of them."""
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports() -> tuple[int, int]:
+    """Two TCP ports that nobody listens on."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def program(name: str) -> Path:
@@ -45,8 +45,7 @@ class ServerProcess:
         environment: dict[str, str] | None = None,
         folder: Path | None = None,
     ) -> None:
-        self.grpc_port = free_port()
-        self.rest_port = free_port()
+        self.grpc_port, self.rest_port = free_ports()
         ports = [f"--port={self.grpc_port}", f"--rest_api_port={self.rest_port if rest else 0}"]
         self._process = subprocess.Popen(
             [program(command[0]), *command[1:], *ports, *flags],

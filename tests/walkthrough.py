@@ -30,6 +30,7 @@ from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -114,12 +115,15 @@ class Reader:
     def follow(self, page: str) -> None:
         """Do everything the page says, and compare every answer."""
         for block in blocks(page):
-            try:
-                self._do(block)
-            except AssertionError as error:
-                raise AssertionError(f"in the block at line {block.line}: {error}") from error
+            self._do(block)
 
     def _do(self, block: Block) -> None:
+        try:
+            self._try(block)
+        except AssertionError as error:
+            raise AssertionError(f"in the block at line {block.line}: {error}") from error
+
+    def _try(self, block: Block) -> None:
         if block.kind == "console":
             for step in steps(block.text):
                 self._type(step)
@@ -152,7 +156,7 @@ class Reader:
         return self._run_in_shell(command)
 
     def _run_in_shell(self, command: str, given: str = "") -> str:
-        path = f"{program('').parent}{os.pathsep}{os.environ['PATH']}"
+        path = f"{program('python').parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["sh", "-c", command],  # noqa: S607 -- whichever shell the reader has
             input=given,
@@ -199,7 +203,7 @@ class Reader:
                 self._server.send(signal.SIGINT)
                 continue
             self._lines_seen = self._server.wait_until(
-                lambda wanted=comparable(line): self._position_after(wanted), line
+                partial(self._position_after, comparable(line)), line
             )
         if text.startswith("^C"):
             self._server.wait()

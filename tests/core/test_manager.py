@@ -390,6 +390,24 @@ def test_good_version_is_kept_when_the_wish_returns_to_it():
     assert house.manager.statistics().versions == {State.READY: 1}
 
 
+def test_going_back_does_not_wait_for_retries():
+    """A wish that returns while the failed version waits for its next try ends the tries."""
+    house = House(max_retries=5)
+    good, bad = FakeLoader(), FakeLoader(load_errors=[Unavailable("no")] * 9)
+    house.have("m", {1: good})
+    house.have("m", {2: bad})
+
+    house.have("m", {1: FakeLoader()})
+    house.clock.advance(600)
+    house.settle()
+
+    assert house.ready() == [1]
+    assert "unload" not in good.calls
+    assert bad.calls.count("load") == 1
+    assert house.error("m", 2).message == "no"
+    assert house.manager.statistics().versions == {State.READY: 1}
+
+
 def test_good_version_is_kept_beside_a_failed_one():
     """A wish for both keeps the good one and leaves the failed one failed."""
     house = House()

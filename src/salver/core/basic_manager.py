@@ -150,6 +150,10 @@ class BasicManager(Generic[T]):
         else:
             self._fail(harness, data.error)
 
+    def is_failing(self, harness: LoaderHarness[T]) -> bool:
+        """Whether a version's last try to load failed, and no other is under way."""
+        return harness.state is State.ERROR or harness in self._retrying
+
     def keep(self, harness: LoaderHarness[T]) -> None:
         """Note that a version is wished for again."""
         harness.is_aspired = True

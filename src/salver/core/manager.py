@@ -181,16 +181,16 @@ class AspiredVersionsManager(Generic[T]):
         """Whether the wish is for a version on its way out, which has to be out first.
 
         With one exception: an old version that stays only because everything wished for in its
-        place has failed is kept when it is wished for again.  It would never be out, and going
-        back to the version that works is just what such a wish means.
+        place has failed, for good or until the next try, is kept when it is wished for again.  It
+        would not be out, and going back to the version that works is just what such a wish means.
         """
         wished = {data.id.version for data in wish}
         harnesses = self._basic.harnesses(name)
         returning = [h for h in harnesses if not h.is_aspired and h.id.version in wished]
         if not returning:
             return False
-        aspired = [h.state for h in harnesses if h.is_aspired]
-        has_failed = bool(aspired) and all(state is State.ERROR for state in aspired)
+        aspired = [h for h in harnesses if h.is_aspired]
+        has_failed = bool(aspired) and all(map(self._basic.is_failing, aspired))
         return not (has_failed and all(h.state is State.READY for h in returning))
 
     def _take_wish(self, name: str, wish: Sequence[ServableData[Loader[T]]]) -> None:

@@ -16,8 +16,9 @@ import importlib.util
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from ctypes import c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -222,15 +223,13 @@ class LibTensorFlow:
                 status,
             )
             self.check(status)
-            buffer = _Buffer.from_address(meta_graph)
-            definition = ctypes.string_at(buffer.data, buffer.length)
         except ServingError:
+            self._call["TF_DeleteBuffer"](meta_graph)
             self._call["TF_DeleteGraph"](graph)
             raise
         finally:
-            self._call["TF_DeleteBuffer"](meta_graph)
             self._call["TF_DeleteSessionOptions"](options)
-        return Session(self, session, graph, definition)
+        return Session(self, session, graph, meta_graph)
 
     def new_tensor(self, array: np.ndarray) -> int:
         """A TF_Tensor holding a copy of ``array``; give it back with ``TF_DeleteTensor``.
@@ -380,12 +379,24 @@ class _Desk:
 class Session:
     """A loaded SavedModel: its graph, its variables, and runs over them."""
 
-    def __init__(self, library: LibTensorFlow, session: int, graph: int, definition: bytes) -> None:
+    def __init__(self, library: LibTensorFlow, session: int, graph: int, meta_graph: int) -> None:
         self._library = library
         self._session = session
         self._graph = graph
-        self.meta_graph_def = definition
+        self._meta_graph = meta_graph
         self._session_run = library["TF_SessionRun"]
+
+    @contextmanager
+    def meta_graph_def(self) -> Iterator[memoryview]:
+        """The serialized MetaGraphDef, in TensorFlow's memory; freed at the end, so once only."""
+        buffer = _Buffer.from_address(self._meta_graph)
+        view = memoryview((c_char * buffer.length).from_address(buffer.data)).cast("B")
+        try:
+            yield view
+        finally:
+            view.release()
+            self._library["TF_DeleteBuffer"](self._meta_graph)
+            self._meta_graph = 0
 
     def plan(self, feeds: Sequence[str], fetches: Sequence[str]) -> Plan:
         """Resolve tensor names (``op:index``, or ``op`` for its first output).
@@ -459,6 +470,8 @@ class Session:
             self._library[name](self._session, status)
             self._library.check(status)
         self._library["TF_DeleteGraph"](self._graph)
+        if self._meta_graph:
+            self._library["TF_DeleteBuffer"](self._meta_graph)
 
     def _tensor(self, name: str, missing: str) -> tuple[int, int]:
         operation, _, index = name.rpartition(":")

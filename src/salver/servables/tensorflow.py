@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Final, Protocol
 
 import numpy as np
@@ -27,8 +27,8 @@ from salver.errors import (
     ServingError,
     Unimplemented,
 )
-from salver.protos import saved_model_pb2
 from salver.servables.libtensorflow import LibTensorFlow, Plan, Session
+from salver.servables.meta_graph import mentions, signature_defs
 from salver.signature import Signature, read_signature
 
 _CALLER_THREAD_BELOW_S: Final = 1e-3
@@ -43,10 +43,6 @@ set, so the number is bounded: past it a request is answered from a larger set.
 
 _UNBOUNDED_OPS: Final = (b"While", b"Enter", b"Dequeue", b"PyFunc", b"Iterator", b"Barrier")
 """Parts of the names of ops that may run or wait for as long as the data says."""
-
-_SEARCHED_AT_ONCE: Final = 256 << 10
-_BREATH_S: Final = 100e-6
-"""A search keeps every other thread waiting, and a graph may hold its weights: many megabytes."""
 
 _VALUE_SIZED_OPS: Final = (
     b"Fill",
@@ -147,7 +143,7 @@ class TensorFlowRuntime:
             _check_folder(path)
             library = self.open()
             session = library.load_session(path, self._tags, self._config.serialized())
-            servable = SavedModel(library, session, self._observer)
+            servable = self._servable(library, session)
         except ServingError:
             if self._observer is not None:
                 self._observer.load_failed(str(path))
@@ -155,6 +151,13 @@ class TensorFlowRuntime:
         if self._observer is not None:
             self._observer.loaded(str(path), perf_counter() - started)
         return servable
+
+    def _servable(self, library: LibTensorFlow, session: Session) -> SavedModel:
+        try:
+            return SavedModel(library, session, self._observer)
+        except BaseException:
+            session.close()
+            raise
 
 
 class SavedModelLoader:
@@ -203,15 +206,13 @@ class SavedModel:
         self._library = library
         self._session = session
         self._observer = observer
-        meta_graph = saved_model_pb2.MetaGraphDef.FromString(session.meta_graph_def)
-        self._signature_defs = {
-            name: bytes(meta_graph.signature_def[name]) for name in sorted(meta_graph.signature_def)
-        }
-        self._signatures = {
-            name: read_signature(definition) for name, definition in self._signature_defs.items()
-        }
-        self.predictable = self._is_predictable(session.meta_graph_def)
-        session.meta_graph_def = b""  # as large as the graph, and read
+        with session.meta_graph_def() as meta_graph:
+            self._signature_defs = signature_defs(meta_graph)
+            self._signatures = {
+                name: read_signature(definition)
+                for name, definition in self._signature_defs.items()
+            }
+            self.predictable = self._is_predictable(meta_graph)
         self._run_here = library["TF_NewBufferFromString"](
             _RUN_IN_CALLER_THREAD, len(_RUN_IN_CALLER_THREAD)
         )
@@ -260,12 +261,12 @@ class SavedModel:
         self._library["TF_DeleteBuffer"](self._run_here)
         self._session.close()
 
-    def _is_predictable(self, graph: bytes) -> bool:
+    def _is_predictable(self, graph: memoryview) -> bool:
         """Whether the sizes of the inputs decide how long a run takes; in doubt they do not."""
         inputs = [info for s in self._signatures.values() for info in s.inputs.values()]
         if all(info.dtype in _CANNOT_BE_A_SIZE for info in inputs):
-            return not _mentions(graph, _UNBOUNDED_OPS)
-        return not _mentions(graph, _UNBOUNDED_OPS + _VALUE_SIZED_OPS)
+            return not mentions(graph, _UNBOUNDED_OPS)
+        return not mentions(graph, _UNBOUNDED_OPS + _VALUE_SIZED_OPS)
 
     def _run_on_pool(
         self, plan: _MeasuredPlan, arrays: Sequence[np.ndarray], timeout_s: float | None
@@ -394,17 +395,6 @@ def _check_folder(path: Path) -> None:
             "Specified file path does not appear to contain a SavedModel bundle "
             f"(should have a file called `saved_model.pb`)\nSpecified file path: {path}"
         )
-
-
-def _mentions(definition: bytes, words: Sequence[bytes]) -> bool:
-    """Whether a word stands in ``definition``, looked for piece by piece with a breath between."""
-    overlap = max(map(len, words)) - 1
-    for start in range(0, len(definition), _SEARCHED_AT_ONCE):
-        piece = definition[start : start + _SEARCHED_AT_ONCE + overlap]
-        if any(word in piece for word in words):
-            return True
-        sleep(_BREATH_S)
-    return False
 
 
 def _folder_bytes(path: Path) -> int:
