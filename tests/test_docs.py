@@ -52,8 +52,7 @@ def test_the_readmes_example_works_as_printed(shelf: Shelf):
     assert serve
     assert example
 
-    flags = serve[1].replace("/models/mnist", str(shelf("half_plus_two")))
-    flags = flags.replace("mnist", "half_plus_two")
+    flags = serve[1].replace("/models/half_plus_two", str(shelf("half_plus_two")))
     with ServerProcess(*shlex.split(flags), command=("salver", "serve")) as server:
         server.wait_until_started()
         request = example[1].replace("localhost:8501", f"127.0.0.1:{server.rest_port}")
