@@ -115,7 +115,7 @@ class Door:
         self.core = FakeCore()
         self.metrics = Metrics()
         self.executor = InlineExecutor()
-        placement = Placement(self.executor, clock=lambda: 0.0)
+        placement = Placement(self.executor, clock=lambda: 0.0, cpu_clock=lambda: 0.0)
         self.api = RestApi(self.core, self.metrics, placement, **options)
 
     def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> HttpResponse:
