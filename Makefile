@@ -31,6 +31,15 @@ demo: .venv/installed ## Train a model, serve it, ask it, swap it under load
 test: .venv/installed ## Run the tests
 	$(BIN)/python -m pytest -v $(ARGS)
 
+.PHONY: conformance
+conformance: .venv/installed .cache/bin/h2spec ## Put HTTP/2 to the test of h2spec (needs Go once)
+	$(BIN)/python tools/conformance.py .cache/bin/h2spec
+
+.PHONY: fuzz
+fuzz: .venv/installed ## Fuzz the parsers for a while: ARGS="--seconds 1800"
+	PYTHONPATH=tests $(BIN)/python -m fuzz hpack $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m fuzz http2 $(ARGS)
+
 .PHONY: check
 check: .venv/installed ## Check format, lint, types and the rows of the house
 	$(BIN)/ruff format --check $(SOURCES)
@@ -48,9 +57,12 @@ bench: .venv/installed ## Print the standing benchmarks
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 .PHONY: protos
-protos: .venv-protos/installed ## Generate src/salver/protos/*_pb2.py from the .proto files
+protos: .venv-protos/installed ## Generate what src/salver/protos holds from its .proto files
 	.venv-protos/bin/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src \
 		src/salver/protos/*.proto
+	.venv-protos/bin/python -m grpc_tools.protoc --proto_path=src/salver/protos/public \
+		--include_imports --descriptor_set_out=src/salver/protos/public.binpb \
+		$(sort $(shell find src/salver/protos/public -name '*.proto'))
 
 .PHONY: estimator-model
 estimator-model: .venv-estimator/installed ## Write the Estimator exports anew (Python 3.10 or 3.11)
@@ -80,6 +92,13 @@ define make_venv
 		"Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 @$(PYTHON) -m venv $(1) || { rm -rf $(1); exit 1; }
 endef
+
+H2SPEC := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
+
+.cache/bin/h2spec:
+	@command -v go >/dev/null || { echo "h2spec is made with Go, which is not here: install Go," \
+		"or put h2spec itself at $@" >&2; exit 1; }
+	GOBIN=$(CURDIR)/$(@D) go install $(H2SPEC)
 
 .venv/bin/python .venv-protos/bin/python:
 	$(call make_venv,$(@:/bin/python=),$(NEWEST))
