@@ -74,6 +74,9 @@ class FakeTransport(asyncio.Transport):
         if self.unread_bytes > self._high_water:
             self.protocol.pause_writing()
 
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol  # type: ignore[assignment] # every one of ours is a Protocol
+
     def get_write_buffer_size(self) -> int:
         return self.unread_bytes
 
@@ -195,3 +198,21 @@ class RecordingTarget:
 
     def set_aspired_versions(self, name: str, versions: Sequence[ServableData]) -> None:
         self.wishes.append((name, list(versions)))
+
+
+class FakeModels:
+    """The models of a server, as readiness sees them: a test sets what became of each."""
+
+    def __init__(self, *names: str) -> None:
+        self.configured = list(names)
+        self.available: set[str] = set()
+        self.failed: set[str] = set()
+
+    def names(self) -> list[str]:
+        return self.configured
+
+    def is_available(self, name: str) -> bool:
+        return name in self.available
+
+    def waiting_for(self) -> list[str]:
+        return [name for name in self.configured if name not in self.available | self.failed]

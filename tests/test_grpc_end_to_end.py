@@ -129,6 +129,39 @@ def test_predict_answers_in_typed_fields_with_the_spec_resolved(stubs: Stubs):
     assert answer.model_spec == spec("half_plus_two", "serving_default", version=1)
 
 
+def test_a_predict_asked_again_and_again_stays_right(stubs: Stubs):
+    """Quick models come to the event loop and their messages are known by then; sizes mix."""
+    wrong = []
+    for i in range(200):
+        sent = floats(*(i + n for n in range(1 + i % 3)))
+        model_spec = spec("half_plus_two") if i % 2 else spec("half_plus_two", version=1)
+        answer = stubs.prediction.Predict(predict_request(model_spec, x=sent), TIMEOUT_S)
+        if list(answer.outputs["y"].float_val) != (sent / 2 + 2).tolist():
+            wrong.append(i)
+
+    assert wrong == []
+
+
+def test_two_inputs_asked_again_and_again_stay_right(stubs: Stubs):
+    """Neither tensor is ever taken for the other, and an error is told each time."""
+    wrong = []
+    for i in range(100):
+        a, b = floats(i, i + 1), floats(10 * i, i)
+        request = predict_request(spec("several_signatures"), a=a, b=b)
+        outputs = stubs.prediction.Predict(request, TIMEOUT_S).outputs
+        if list(outputs["difference"].float_val) != (a - b).tolist():
+            wrong.append(i)
+    bad = predict_request(spec("several_signatures"), a=floats(1, 2, 3), b=floats(1, 2))
+    texts = set()
+    for _ in range(5):
+        with pytest.raises(grpc.RpcError) as raised:
+            stubs.prediction.Predict(bad, TIMEOUT_S)
+        texts.add((raised.value.code(), raised.value.details()[:20]))
+
+    assert wrong == []
+    assert texts == {(grpc.StatusCode.INVALID_ARGUMENT, "Incompatible shapes:")}
+
+
 def test_predict_works_over_a_unix_socket(server: ServerProcess):
     """The socket of ``--grpc_socket_path`` speaks the same."""
     stubs = Stubs(f"unix:{server.socket_path}")

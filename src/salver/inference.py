@@ -16,7 +16,7 @@ import numpy as np
 from salver.apis.requests import ClassifiedExample, InferenceTask, PredictRequest
 from salver.dtypes import DType
 from salver.errors import FailedPrecondition, Internal, InvalidArgument, Unimplemented
-from salver.servables.servable import Servable
+from salver.servables.servable import PreparedRun, Servable
 from salver.signature import (
     CLASSIFY_METHOD,
     DEFAULT_SERVING_SIGNATURE,
@@ -57,6 +57,63 @@ def predict(
     aliases = _fetched_aliases(signature, request.output_filter)
     fetches = [signature.outputs[alias].name for alias in aliases]
     return dict(zip(aliases, servable.run(feeds, fetches, timeout_s=timeout_s), strict=True))
+
+
+class PredictPlan:
+    """What ``predict`` works out from a signature and the names in a request, to be used again.
+
+    The same names at the same signature mean the same plan, whatever the tensors hold.
+    """
+
+    __slots__ = (
+        "_feeds",
+        "_is_as_sent",
+        "_prepared",
+        "_servable",
+        "_sources",
+        "aliases",
+        "fetches",
+        "name",
+        "signature",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        signature: Signature,
+        aliases: Sequence[str],
+        output_filter: Sequence[str],
+    ) -> None:
+        """Plan for a request that ``predict`` found in order, with inputs in this order."""
+        self.name = name
+        self.signature = signature
+        self.aliases = tuple(_fetched_aliases(signature, output_filter))
+        self.fetches = tuple(signature.outputs[alias].name for alias in self.aliases)
+        # In the signature's order, as ``predict`` has it: TensorFlow keeps an executor per order.
+        self._feeds = tuple(info.name for info in signature.inputs.values())
+        self._sources = tuple(
+            aliases.index(alias) if alias in aliases else signature.defaults[alias]
+            for alias in signature.inputs
+        )
+        self._is_as_sent = all(
+            isinstance(at, int) and at == i for i, at in enumerate(self._sources)
+        )
+        self._servable: Servable | None = None
+        self._prepared: PreparedRun | None = None
+
+    def run(
+        self, servable: Servable, tensors: Sequence[np.ndarray], timeout_s: float | None
+    ) -> list[np.ndarray]:
+        """Run once; the outputs in the order of ``aliases``."""
+        prepared = self._prepared
+        if prepared is None or self._servable is not servable:
+            prepared = self._prepared = servable.prepare(self._feeds, self.fetches)
+            self._servable = servable
+        if self._is_as_sent:
+            return prepared(tensors, timeout_s)
+        return prepared(
+            [tensors[at] if isinstance(at, int) else at for at in self._sources], timeout_s
+        )
 
 
 def _predict_feeds(signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

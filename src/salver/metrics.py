@@ -28,14 +28,18 @@ OTHER: Final = "other"
 
 
 class Metric:
-    """A named family of cells, one for each combination of label values it met."""
+    """A named family of cells, one for each combination of label values it met.
+
+    ``lock`` guards the cells.  Metrics that are updated together share one, so that whoever holds
+    their cells can update them all under it at once.
+    """
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, *label_names: str) -> None:
+    def __init__(self, name: str, *label_names: str, lock: Lock | None = None) -> None:
         self.name = name
         self.label_names = label_names
-        self._lock = Lock()
+        self.lock = lock or Lock()
 
     def _admitted(self, labels: Labels, known: int) -> Labels:
         """The cell that ``labels``, not met before as they are, belong to."""
@@ -51,24 +55,38 @@ class Counter(Metric):
 
     kind = "counter"
 
-    def __init__(self, name: str, *label_names: str) -> None:
-        super().__init__(name, *label_names)
-        self._values: dict[Labels, int] = {}
+    def __init__(self, name: str, *label_names: str, lock: Lock | None = None) -> None:
+        super().__init__(name, *label_names, lock=lock)
+        self._cells: dict[Labels, CounterCell] = {}
 
     def increment(self, *labels: str, by: int = 1) -> None:
         """Add ``by``, which is not negative, to the cell of ``labels``."""
-        values = self._values
-        with self._lock:
-            value = values.get(labels)
-            if value is None:
-                labels = self._admitted(labels, len(values))
-                value = values.get(labels, 0)
-            values[labels] = value + by
+        with self.lock:
+            cell = self._cells.get(labels) or self._new_cell(labels)
+            cell.value += by
+
+    def cell(self, *labels: str) -> CounterCell:
+        """The cell of ``labels``, to be changed only while ``lock`` is held."""
+        with self.lock:
+            return self._cells.get(labels) or self._new_cell(labels)
 
     def values(self) -> dict[Labels, int]:
         """Every cell as it is now."""
-        with self._lock:
-            return self._values.copy()
+        with self.lock:
+            return {labels: cell.value for labels, cell in self._cells.items()}
+
+    def _new_cell(self, labels: Labels) -> CounterCell:
+        labels = self._admitted(labels, len(self._cells))
+        return self._cells.setdefault(labels, CounterCell())
+
+
+class CounterCell:
+    """One number of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
 
 
 class Gauge(Metric):
@@ -82,14 +100,14 @@ class Gauge(Metric):
 
     def set(self, value: int, *labels: str) -> None:
         """Make ``value`` the number of the cell of ``labels``."""
-        with self._lock:
+        with self.lock:
             if labels not in self._values:
                 labels = self._admitted(labels, len(self._values))
             self._values[labels] = value
 
     def values(self) -> dict[Labels, int]:
         """Every cell as it is now."""
-        with self._lock:
+        with self.lock:
             return self._values.copy()
 
 
@@ -115,40 +133,51 @@ class Histogram(Metric):
 
     kind = "histogram"
 
-    def __init__(self, name: str, *label_names: str, bounds: Sequence[float]) -> None:
-        super().__init__(name, *label_names)
+    def __init__(
+        self, name: str, *label_names: str, bounds: Sequence[float], lock: Lock | None = None
+    ) -> None:
+        super().__init__(name, *label_names, lock=lock)
         self.bounds = tuple(bounds)
-        self._cells: dict[Labels, _Cell] = {}
+        self._cells: dict[Labels, HistogramCell] = {}
 
     def observe(self, value: float, *labels: str) -> None:
         """Count ``value`` in the cell of ``labels``."""
-        bucket = bisect_right(self.bounds, value)
-        with self._lock:
+        with self.lock:
             cell = self._cells.get(labels) or self._new_cell(labels)
-            cell.counts[bucket] += 1
-            cell.sum += value
+            cell.add(value)
+
+    def cell(self, *labels: str) -> HistogramCell:
+        """The cell of ``labels``, to be changed only while ``lock`` is held."""
+        with self.lock:
+            return self._cells.get(labels) or self._new_cell(labels)
 
     def values(self) -> dict[Labels, Distribution]:
         """Every cell as it is now, each consistent in itself."""
-        with self._lock:
+        with self.lock:
             return {
                 labels: Distribution(tuple(cell.counts), cell.sum)
                 for labels, cell in self._cells.items()
             }
 
-    def _new_cell(self, labels: Labels) -> _Cell:
+    def _new_cell(self, labels: Labels) -> HistogramCell:
         labels = self._admitted(labels, len(self._cells))
-        return self._cells.setdefault(labels, _Cell(len(self.bounds) + 1))
+        return self._cells.setdefault(labels, HistogramCell(self.bounds))
 
 
-class _Cell:
-    """The numbers of one cell of a histogram; its lock is the histogram's."""
+class HistogramCell:
+    """The buckets of one combination of labels."""
 
-    __slots__ = ("counts", "sum")
+    __slots__ = ("_bounds", "counts", "sum")
 
-    def __init__(self, buckets: int) -> None:
-        self.counts = [0] * buckets
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
+
+    def add(self, value: float) -> None:
+        """Count a value; the metric's ``lock`` is held."""
+        self.counts[bisect_right(self._bounds, value)] += 1
+        self.sum += value
 
 
 def growing_bounds(first: float, factor: float, count: int) -> tuple[float, ...]:
@@ -174,14 +203,16 @@ class Metrics:
         serving = "/tensorflow/serving"
         core = "/tensorflow/core"
         saved_model = "/tensorflow/cc/saved_model"
+        calls = Lock()  # for what every request updates, all at once
 
-        self.request_count = Counter(f"{serving}/request_count", "model_name", "status")
+        self.request_count = Counter(f"{serving}/request_count", "model_name", "status", lock=calls)
         self.request_latency = Histogram(
             f"{serving}/request_latency",
             "model_name",
             "API",
             "entrypoint",
             bounds=LATENCY_BOUNDS_US,
+            lock=calls,
         )
         self.runtime_latency = Histogram(
             f"{serving}/runtime_latency",
@@ -189,6 +220,7 @@ class Metrics:
             "API",
             "runtime",
             bounds=LATENCY_BOUNDS_US,
+            lock=calls,
         )
         self.request_example_counts = Histogram(
             f"{serving}/request_example_counts", "model", bounds=EXAMPLE_COUNT_BOUNDS
@@ -197,8 +229,8 @@ class Metrics:
             f"{serving}/request_example_count_total", "model"
         )
 
-        self.graph_runs = Counter(f"{core}/graph_runs")
-        self.graph_run_time_usecs = Counter(f"{core}/graph_run_time_usecs")
+        self.graph_runs = Counter(f"{core}/graph_runs", lock=calls)
+        self.graph_run_time_usecs = Counter(f"{core}/graph_run_time_usecs", lock=calls)
         self.graph_build_calls = Counter(f"{core}/graph_build_calls")
         self.graph_build_time_usecs = Counter(f"{core}/graph_build_time_usecs")
 

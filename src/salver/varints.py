@@ -64,5 +64,15 @@ def encode_varints(numbers: np.ndarray) -> bytes:
     return octets.tobytes()
 
 
+def encode_varint(number: int) -> bytes:
+    """One number that is not negative."""
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
 def _signed(numbers: np.ndarray) -> bool:
     return bool(np.issubdtype(numbers.dtype, np.signedinteger))

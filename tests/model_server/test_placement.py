@@ -12,10 +12,12 @@ import pytest
 from fakes import FakeClock
 from salver.errors import NotFound
 from salver.model_server.placement import (
+    FELT_S,
     INLINE_BELOW_S,
     MAX_KEYS,
-    VERY_SLOW_S,
+    QUICK_RUNS_TO_FORGIVE,
     WAIT_FACTOR,
+    Kind,
     Placement,
 )
 
@@ -44,7 +46,7 @@ def run_all(*took_s: float, key: str = "kind") -> tuple[Placement, Call]:
 
         async def run() -> None:
             for call.took_s in took_s:
-                assert await placement.run(key, call) == "done"
+                assert await placement.run(placement.kind(key), call) == "done"
 
         asyncio.run(run())
     return placement, call
@@ -88,12 +90,35 @@ def test_one_slow_run_is_forgiven_and_two_in_a_row_leave_the_loop():
     assert call.on_loop == [False, True, True, True, True, False]
 
 
-def test_one_very_slow_run_leaves_the_loop_and_quick_ones_come_back():
+def test_one_run_that_is_felt_leaves_the_loop_and_quick_ones_come_back():
     """What holds the loop that long must not do it twice."""
-    _, call = run_all(QUICK_S, QUICK_S, VERY_SLOW_S * 2, *[0.0] * 40)
+    _, call = run_all(QUICK_S, QUICK_S, FELT_S * 2, *[0.0] * 4)
 
-    assert call.on_loop[:4] == [False, True, True, False]
-    assert call.on_loop[-1]
+    assert call.on_loop == [False, True, True, False, False, True, True]
+
+
+def test_a_kind_that_keeps_leaving_stays_away_longer_each_time():
+    """Twice as many quick runs on threads before each return; many on the loop are forgiven."""
+    kind = Kind()
+    before_return = []
+    for _ in range(5):
+        runs = 0
+        while not kind.is_quick:
+            kind.ran_there(QUICK_S)
+            runs += 1
+        before_return.append(runs)
+        kind.ran_here(SLOW_S)
+        kind.ran_here(SLOW_S)
+    while not kind.is_quick:
+        kind.ran_there(QUICK_S)
+    for _ in range(QUICK_RUNS_TO_FORGIVE):
+        kind.ran_here(QUICK_S)
+    kind.ran_here(FELT_S * 2)
+    kind.ran_there(QUICK_S)
+    kind.ran_there(QUICK_S)
+
+    assert before_return == [1, 2, 4, 8, 16]
+    assert kind.is_quick
 
 
 def test_on_a_thread_the_processors_time_counts():
@@ -112,7 +137,7 @@ def test_on_a_thread_the_processors_time_counts():
 
         async def run() -> None:
             for _ in range(3):
-                await placement.run("kind", call)
+                await placement.run(placement.kind("kind"), call)
 
         asyncio.run(run())
 
@@ -122,13 +147,13 @@ def test_on_a_thread_the_processors_time_counts():
 def test_a_thread_that_waits_for_something_else_is_slow():
     """Little of the processor and much of the clock: such a call would hold the loop."""
     clock = FakeClock()
-    call = Call(clock, VERY_SLOW_S * WAIT_FACTOR)
+    call = Call(clock, FELT_S * WAIT_FACTOR)
     with ThreadPoolExecutor(1) as pool:
         placement = Placement(pool, clock=clock, cpu_clock=FakeClock())
 
         async def run() -> None:
             for _ in range(4):
-                await placement.run("kind", call)
+                await placement.run(placement.kind("kind"), call)
 
         asyncio.run(run())
 
@@ -137,10 +162,10 @@ def test_a_thread_that_waits_for_something_else_is_slow():
 
 def test_kinds_are_measured_apart():
     """What one kind takes says nothing of another."""
-    placement, _ = run_all(5.0, 5.0, key="slow")
+    placement, _ = run_all(QUICK_S, key="quick")
 
-    assert placement.expected_s("slow") == 5.0
-    assert placement.expected_s("other") == float("inf")
+    assert placement.kind("quick").is_quick
+    assert not placement.kind("other").is_quick
 
 
 def test_an_error_is_the_callers_and_teaches_all_the_same():
@@ -153,9 +178,9 @@ def test_an_error_is_the_callers_and_teaches_all_the_same():
         placement = Placement(pool, clock=FakeClock(), cpu_clock=FakeClock())
         for _ in range(2):
             with pytest.raises(NotFound):
-                asyncio.run(placement.run("kind", fail))
+                asyncio.run(placement.run(placement.kind("kind"), fail))
 
-    assert placement.expected_s("kind") == 0.0
+    assert placement.kind("kind").is_quick
 
 
 def test_kinds_are_forgotten_before_they_are_too_many():
@@ -165,12 +190,12 @@ def test_kinds_are_forgotten_before_they_are_too_many():
 
         async def run() -> None:
             for i in range(MAX_KEYS + 1):
-                await placement.run(i, lambda: None)
+                await placement.run(placement.kind(i), lambda: None)
 
         asyncio.run(run())
 
-    assert placement.expected_s(0) == float("inf")
-    assert placement.expected_s(MAX_KEYS) == pytest.approx(0.0)
+    assert placement.kind(MAX_KEYS).is_quick
+    assert not placement.kind(0).is_quick
 
 
 def test_a_lane_has_so_many_threads_and_no_more():
@@ -187,10 +212,14 @@ def test_a_lane_has_so_many_threads_and_no_more():
 
         async def run() -> None:
             waiting = [
-                asyncio.ensure_future(placement.run_on_thread("s", slow, lane="slow"))
+                asyncio.ensure_future(
+                    placement.run_on_thread(placement.kind("s"), slow, lane="slow")
+                )
                 for _ in range(3)
             ]
-            await placement.run_on_thread("q", lambda: order.append("quick"), lane="quick")
+            await placement.run_on_thread(
+                placement.kind("q"), lambda: order.append("quick"), lane="quick"
+            )
             gate.set()
             await asyncio.gather(*waiting)
 
@@ -208,14 +237,16 @@ def test_a_call_taken_back_gives_its_turn_to_the_next():
         placement = Placement(pool, threads_per_lane=1)
 
         async def run() -> None:
-            first = asyncio.ensure_future(placement.run_on_thread("k", gate.wait, lane="m"))
+            first = asyncio.ensure_future(
+                placement.run_on_thread(placement.kind("k"), gate.wait, lane="m")
+            )
             others = [
                 asyncio.ensure_future(
-                    placement.run_on_thread("k", partial(ran.append, n), lane="m")
+                    placement.run_on_thread(placement.kind("k"), partial(ran.append, n), lane="m")
                 )
                 for n in range(3)
             ]
-            await placement.run_on_thread("k", lambda: None, lane="other")
+            await placement.run_on_thread(placement.kind("k"), lambda: None, lane="other")
             others[1].cancel()
             gate.set()
             await asyncio.gather(first, others[0], others[2])

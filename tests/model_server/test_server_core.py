@@ -216,3 +216,30 @@ def test_statuses_of_the_unknown_are_not_found(core: Core):
 def test_a_spec_that_means_nothing_is_predictable(core: Core):
     """It fails at once, so it needs no thread."""
     assert core.is_predictable(ModelSpec("nope"))
+
+
+def test_the_core_tells_what_it_waits_for(core: Core):
+    """Its models by name, ready or not; a model without any version keeps a start waiting."""
+    (core.root / "empty").mkdir()
+    before = (list(core.names()), core.waiting_for())
+    core.configure(
+        [ModelConfig(name, str(core.root / name), All()) for name in ("m", "empty")],
+    )
+    loading = (list(core.names()), core.waiting_for(), core.is_available("m"))
+    core.settle()
+
+    assert before == ([], [])
+    assert loading == (["m", "empty"], ["m", "empty"], False)
+    assert core.waiting_for() == ["empty"]
+    assert core.is_available("m")
+    assert not core.is_available("empty")
+
+
+def test_a_model_that_failed_is_neither_available_nor_waited_for(tmp_path: Path):
+    """Nothing more is to come of it."""
+    core = Core(tmp_path, failing="m")
+    core.add("m", 1)
+    core.serve("m")
+
+    assert core.waiting_for() == []
+    assert not core.is_available("m")

@@ -59,8 +59,8 @@ _LATER: Final = """
 
 These options may stand on a command line, and one warning at start-up names those that do.
 Their part of the server is not built yet.
-Those that ask for protection are the exception: \
-the server refuses to start rather than leave it out.
+`use_alts_credentials` is the exception: \
+the server refuses to start rather than leave protection out.
 
 | Option | Type | Default | What it is to do |
 |---|---|---|---|

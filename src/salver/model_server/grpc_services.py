@@ -1,29 +1,34 @@
 """The gRPC door: PredictionService and ModelService, method by method.
 
-Each method is one plain function from the bytes of a request to the bytes of its answer; what it
-needs of the loop and of worker threads is ``Placement``'s business.
+A method takes the bytes of a request and gives the bytes of its answer: at once, on the event loop,
+when calls of its kind have proved quick, else later, from a worker thread.
+
+A Predict like one that was answered before takes the short way (``_predict_known``): its parse, its
+checks and the shape of its answer are known, so only the numbers pass through.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter
 from typing import Final, TypeVar
 
+import numpy as np
+
 from salver.apis import grpc_codec
+from salver.apis.grpc_memo import KnownPredict, PredictMemo
 from salver.apis.requests import InferenceTask, ModelSpec, PredictRequest
 from salver.errors import Code, ServingError
-from salver.inference import classify, multi_inference, predict, regress
+from salver.inference import PredictPlan, classify, multi_inference, predict, regress
 from salver.metrics import Metrics
-from salver.model_server.measuring import MeasuredServable
-from salver.model_server.placement import Placement
+from salver.model_server.measuring import CallRecorders, TimedServable
+from salver.model_server.placement import Kind, Placement
 from salver.model_server.server_core import ServerCore
-from salver.servables.servable import Servable
 from salver.signature import DEFAULT_SERVING_SIGNATURE
-from salver.wire.grpc_server import Method
+from salver.wire.calls import Answer, Methods, Unary
 
 logger = logging.getLogger(__name__)
 
@@ -47,130 +52,238 @@ class GrpcServices:
     ) -> None:
         self._core = core
         self._metrics = metrics
+        self._recorders = CallRecorders(metrics, "GRPC")
         self._placement = placement
         self._as_content = as_content
         self._check_method_name = check_method_name
+        self._memo = PredictMemo()
 
-    def methods(self) -> Mapping[str, Method]:
+    def methods(self) -> Methods:
         """Every method by its path."""
         return {
-            PREDICTION_SERVICE + "Predict": self.predict,
-            PREDICTION_SERVICE + "Classify": self.classify,
-            PREDICTION_SERVICE + "Regress": self.regress,
-            PREDICTION_SERVICE + "MultiInference": self.multi_inference,
-            PREDICTION_SERVICE + "GetModelMetadata": self.get_model_metadata,
-            MODEL_SERVICE + "GetModelStatus": self.get_model_status,
+            PREDICTION_SERVICE + "Predict": Unary(self.predict),
+            PREDICTION_SERVICE + "Classify": Unary(self.classify),
+            PREDICTION_SERVICE + "Regress": Unary(self.regress),
+            PREDICTION_SERVICE + "MultiInference": Unary(self.multi_inference),
+            PREDICTION_SERVICE + "GetModelMetadata": Unary(self.get_model_metadata),
+            MODEL_SERVICE + "GetModelStatus": Unary(self.get_model_status),
         }
 
-    async def predict(self, data: bytes, timeout_s: float | None) -> bytes:
+    def predict(self, data: bytes, timeout_s: float | None) -> Answer:
         """PredictionService.Predict."""
-        return await self._counted(
-            "Predict", grpc_codec.read_predict, self._predict, data, timeout_s
-        )
+        known = self._memo.find(data)
+        if known is not None:
+            answer = self._predict_known(known, data, timeout_s)
+            if answer is not None:
+                return answer
+        return self._counted("Predict", grpc_codec.read_predict, self._predict, data, timeout_s)
 
-    async def classify(self, data: bytes, timeout_s: float | None) -> bytes:
+    def classify(self, data: bytes, timeout_s: float | None) -> Answer:
         """PredictionService.Classify."""
-        return await self._counted(
-            "Classify", grpc_codec.read_classify, self._classify, data, timeout_s
-        )
+        return self._counted("Classify", grpc_codec.read_classify, self._classify, data, timeout_s)
 
-    async def regress(self, data: bytes, timeout_s: float | None) -> bytes:
+    def regress(self, data: bytes, timeout_s: float | None) -> Answer:
         """PredictionService.Regress."""
-        return await self._counted(
-            "Regress", grpc_codec.read_regress, self._regress, data, timeout_s
-        )
+        return self._counted("Regress", grpc_codec.read_regress, self._regress, data, timeout_s)
 
-    async def multi_inference(self, data: bytes, timeout_s: float | None) -> bytes:
+    def multi_inference(self, data: bytes, timeout_s: float | None) -> Answer:
         """PredictionService.MultiInference: not counted as a request, as in TensorFlow Serving."""
         tasks, examples = grpc_codec.read_multi_inference(data)
         spec = tasks[0].model_spec if tasks else ModelSpec("")
         call = partial(self._multi_inference, spec, tasks, examples, timeout_s)
-        return await self._placed("MultiInference", spec, len(data), call)
+        kind = self._placement.kind(("MultiInference", spec, len(data).bit_length()))
+        if self._belongs_here(kind, spec):
+            return self._placement.run_here(kind, call)
+        return self._placement.run_on_thread(kind, call, lane=spec.name)
 
-    async def get_model_metadata(self, data: bytes, _timeout_s: float | None) -> bytes:
+    def get_model_metadata(self, data: bytes, _timeout_s: float | None) -> Answer:
         """PredictionService.GetModelMetadata."""
         spec, _fields = grpc_codec.read_metadata(data)
         with self._core.handle(spec) as handle:
             answered = ModelSpec(handle.id.name, handle.id.version)
             return grpc_codec.write_metadata(answered, handle.servable.signature_defs)
 
-    async def get_model_status(self, data: bytes, _timeout_s: float | None) -> bytes:
+    def get_model_status(self, data: bytes, _timeout_s: float | None) -> Answer:
         """ModelService.GetModelStatus; a label selects nothing here, as in TensorFlow Serving."""
         spec = grpc_codec.read_status(data)
         return grpc_codec.write_status(self._core.version_statuses(spec.name, spec.version))
 
-    async def _counted(
+    # The short way.
+
+    def _predict_known(
+        self, known: KnownPredict, data: bytes, timeout_s: float | None
+    ) -> bytes | None:
+        """Answer a Predict like one before; None where the long way has to look at it.
+
+        What it leaves out was found in order the first time and depends on nothing that it does
+        not look at: the bytes outside the numbers, and the signature they were checked against.
+        """
+        plan, kind = known.plan, known.kind
+        if not isinstance(plan, PredictPlan) or not isinstance(kind, Kind) or not kind.is_quick:
+            return None
+        started = perf_counter()
+        try:
+            with self._core.handle(known.spec) as handle:
+                servable = handle.servable
+                if servable.signatures.get(plan.name) is not plan.signature:
+                    return None  # another version, whose checks may differ
+                if not servable.predictable:
+                    return None
+                run_started = perf_counter()
+                outputs = plan.run(servable, known.inputs(data), timeout_s)
+                run_ended = perf_counter()
+                version = handle.id.version
+        except ServingError as error:
+            self._failed("Predict", known.spec.name, error)
+            raise
+        answer = known.answer(version, outputs)
+        if answer is None:
+            answer = self._write_and_learn(known, version, plan.aliases, outputs)
+        took_s = perf_counter() - started
+        kind.ran_here(took_s)
+        recorder = self._recorders.of(known.spec.name, "Predict", "Predict")
+        recorder.succeeded(took_s * 1e6, (run_ended - run_started) * 1e6)
+        return answer
+
+    def _write_and_learn(
+        self,
+        known: KnownPredict,
+        version: int,
+        aliases: tuple[str, ...],
+        outputs: list[np.ndarray],
+    ) -> bytes:
+        named = dict(zip(aliases, outputs, strict=True))
+        answer = grpc_codec.write_predict(
+            _answered(known.spec, version), named, as_content=self._as_content
+        )
+        known.learn_answer(version, aliases, outputs, answer)
+        return answer
+
+    def _learn(self, data: bytes, spec: ModelSpec, request: PredictRequest, kind: Kind) -> None:
+        """Remember a Predict that was answered, so that the next one like it can be quick."""
+        known = self._memo.learn(data, spec, request)
+        if known is None:
+            return
+        try:
+            with self._core.handle(spec) as handle:
+                name = spec.signature_name or DEFAULT_SERVING_SIGNATURE
+                signature = handle.servable.signatures.get(name)
+        except ServingError:
+            return
+        if signature is not None:
+            known.kind = kind
+            known.plan = PredictPlan(name, signature, known.aliases, request.output_filter)
+
+    # The long way.
+
+    def _counted(
         self,
         api: str,
         read: Callable[[bytes], tuple[ModelSpec, T]],
-        answer: Callable[[ModelSpec, T, float | None], bytes],
+        infer: Callable[[ModelSpec, T, float | None], tuple[float, bytes]],
         data: bytes,
         timeout_s: float | None,
-    ) -> bytes:
+    ) -> Answer:
         started = perf_counter()
-        code, name = Code.INTERNAL, ""  # what a bug that leaves by exception counts as
         try:
             spec, request = read(data)
-            name = spec.name
-            call = partial(answer, spec, request, timeout_s)
-            size = max(len(data), grpc_codec.declared_values(request))
-            answered = await self._placed(api, spec, size, call)
+        except ServingError as error:
+            self._failed(api, "", error)
+            raise
+        call = partial(infer, spec, request, timeout_s)
+        size = max(len(data), grpc_codec.declared_values(request))
+        kind = self._placement.kind((api, spec, size.bit_length()))
+        if not self._belongs_here(kind, spec):
+            return self._elsewhere(api, spec, kind, call, started)
+        try:
+            run_us, answer = self._placement.run_here(kind, call)
+        except ServingError as error:
+            self._failed(api, spec.name, error)
+            raise
+        self._succeeded(api, spec.name, started, run_us)
+        if isinstance(request, PredictRequest):
+            self._learn(data, spec, request, kind)
+        return answer
+
+    async def _elsewhere(
+        self,
+        api: str,
+        spec: ModelSpec,
+        kind: Kind,
+        call: Callable[[], tuple[float, bytes]],
+        started: float,
+    ) -> bytes:
+        code = Code.INTERNAL  # what a bug that leaves by exception counts as
+        try:
+            run_us, answer = await self._placement.run_on_thread(kind, call, lane=spec.name)
             code = Code.OK
         except ServingError as error:
             code = error.code
-            logger.debug("%s of %r: %s", api, name, error)
+            logger.debug("%s of %r: %s", api, spec.name, error)
             raise
         except asyncio.CancelledError:
             code = Code.CANCELLED
             raise
         finally:
-            self._metrics.request_count.increment(name, code.name)
-        took_us = (perf_counter() - started) * 1e6
-        self._metrics.request_latency.observe(took_us, name, api, "GRPC")
-        return answered
+            if code is not Code.OK:
+                self._metrics.request_count.increment(spec.name, code.name)
+        self._succeeded(api, spec.name, started, run_us)
+        return answer
 
-    async def _placed(
-        self, api: str, spec: ModelSpec, size: int, call: Callable[[], bytes]
-    ) -> bytes:
-        kind = (api, spec, size.bit_length())
-        if self._core.is_predictable(spec):
-            return await self._placement.run(kind, call, lane=spec.name)
-        return await self._placement.run_on_thread(kind, call, lane=spec.name)
+    def _belongs_here(self, kind: Kind, spec: ModelSpec) -> bool:
+        return kind.is_quick and self._core.is_predictable(spec)
+
+    def _succeeded(self, api: str, name: str, started: float, run_us: float) -> None:
+        took_us = (perf_counter() - started) * 1e6
+        self._recorders.of(name, api, api).succeeded(took_us, run_us)
+
+    def _failed(self, api: str, name: str, error: ServingError) -> None:
+        self._metrics.request_count.increment(name, error.code.name)
+        logger.debug("%s of %r: %s", api, name, error)
 
     # Each of these runs as a whole on the loop or on a worker thread.
 
-    def _predict(self, spec: ModelSpec, request: PredictRequest, timeout_s: float | None) -> bytes:
+    def _predict(
+        self, spec: ModelSpec, request: PredictRequest, timeout_s: float | None
+    ) -> tuple[float, bytes]:
         with self._core.handle(spec) as handle:
+            servable = TimedServable(handle.servable)
             outputs = predict(
-                self._measured(handle.servable, spec, "Predict"),
-                request,
+                servable, request, timeout_s=timeout_s, check_method_name=self._check_method_name
+            )
+            answered = _answered(spec, handle.id.version)
+        written = grpc_codec.write_predict(answered, outputs, as_content=self._as_content)
+        return servable.took_us, written
+
+    def _classify(
+        self, spec: ModelSpec, examples: list[bytes], timeout_s: float | None
+    ) -> tuple[float, bytes]:
+        with self._core.handle(spec) as handle:
+            servable = TimedServable(handle.servable)
+            results = classify(
+                servable,
+                spec.signature_name,
+                examples,
                 timeout_s=timeout_s,
                 check_method_name=self._check_method_name,
             )
             answered = _answered(spec, handle.id.version)
-        return grpc_codec.write_predict(answered, outputs, as_content=self._as_content)
+        return servable.took_us, grpc_codec.write_classify(answered, results)
 
-    def _classify(self, spec: ModelSpec, examples: list[bytes], timeout_s: float | None) -> bytes:
+    def _regress(
+        self, spec: ModelSpec, examples: list[bytes], timeout_s: float | None
+    ) -> tuple[float, bytes]:
         with self._core.handle(spec) as handle:
-            results = classify(
-                self._measured(handle.servable, spec, "Classify"),
-                spec.signature_name,
-                examples,
-                timeout_s=timeout_s,
-                check_method_name=self._check_method_name,
-            )
-            return grpc_codec.write_classify(_answered(spec, handle.id.version), results)
-
-    def _regress(self, spec: ModelSpec, examples: list[bytes], timeout_s: float | None) -> bytes:
-        with self._core.handle(spec) as handle:
+            servable = TimedServable(handle.servable)
             values = regress(
-                self._measured(handle.servable, spec, "Regress"),
+                servable,
                 spec.signature_name,
                 examples,
                 timeout_s=timeout_s,
                 check_method_name=self._check_method_name,
             )
-            return grpc_codec.write_regress(_answered(spec, handle.id.version), values)
+            answered = _answered(spec, handle.id.version)
+        return servable.took_us, grpc_codec.write_regress(answered, values)
 
     def _multi_inference(
         self,
@@ -180,21 +293,22 @@ class GrpcServices:
         timeout_s: float | None,
     ) -> bytes:
         with self._core.handle(spec) as handle:
+            servable = TimedServable(handle.servable)
             results = multi_inference(
-                self._measured(handle.servable, spec, None),
+                servable,
                 tasks,
                 examples,
                 timeout_s=timeout_s,
                 check_method_name=self._check_method_name,
             )
             version = handle.id.version
-        self._metrics.request_example_counts.observe(len(examples), spec.name)
-        self._metrics.request_example_count_total.increment(spec.name, by=len(examples))
+        metrics = self._metrics
+        metrics.graph_runs.increment()
+        metrics.graph_run_time_usecs.increment(by=int(servable.took_us))
+        metrics.request_example_counts.observe(len(examples), spec.name)
+        metrics.request_example_count_total.increment(spec.name, by=len(examples))
         answered = [_answered(task.model_spec, version) for task in tasks]
         return grpc_codec.write_multi_inference(list(zip(answered, results, strict=True)))
-
-    def _measured(self, servable: Servable, spec: ModelSpec, api: str | None) -> MeasuredServable:
-        return MeasuredServable(servable, self._metrics, spec.name, api)
 
 
 def _answered(spec: ModelSpec, version: int) -> ModelSpec:

@@ -7,34 +7,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from time import perf_counter
 from typing import Final
 
 import numpy as np
 
+from salver.errors import Code
 from salver.metrics import Metrics
-from salver.servables.servable import Servable
+from salver.servables.servable import PreparedRun, Servable
 from salver.signature import Signature
+
+MAX_RECORDERS: Final = 1024
+"""Kinds of call whose cells are kept at hand."""
 
 LAG_INTERVAL_S: Final = 0.25
 """How often the event loop is asked for its lag."""
 
 
-class MeasuredServable:
-    """A servable around a servable: it times each run for one model and one API.
+class TimedServable:
+    """A servable around a servable, for one request: it keeps how long its run took."""
 
-    Without an API a run counts only in TensorFlow's own metrics, as MultiInference's do there.
-    """
+    __slots__ = ("_servable", "took_us")
 
-    __slots__ = ("_api", "_metrics", "_model_name", "_servable")
-
-    def __init__(
-        self, servable: Servable, metrics: Metrics, model_name: str, api: str | None
-    ) -> None:
+    def __init__(self, servable: Servable) -> None:
         self._servable = servable
-        self._metrics = metrics
-        self._model_name = model_name
-        self._api = api
+        self.took_us = 0.0
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -58,16 +56,66 @@ class MeasuredServable:
         *,
         timeout_s: float | None = None,
     ) -> list[np.ndarray]:
-        """Run the servable; a run that succeeds is observed in microseconds."""
+        """Run the servable; the time of a run that succeeds is kept."""
         started = perf_counter()
         results = self._servable.run(feeds, fetches, timeout_s=timeout_s)
-        took_us = (perf_counter() - started) * 1e6
-        metrics = self._metrics
-        if self._api is not None:
-            metrics.runtime_latency.observe(took_us, self._model_name, self._api, "TF1")
-        metrics.graph_runs.increment()
-        metrics.graph_run_time_usecs.increment(by=int(took_us))
+        self.took_us = (perf_counter() - started) * 1e6
         return results
+
+    def prepare(self, feeds: Sequence[str], fetches: Sequence[str]) -> PreparedRun:
+        """As the servable's, and not timed."""
+        return self._servable.prepare(feeds, fetches)
+
+
+class CallRecorder:
+    """Counts the answered calls of one kind: a model, an API, a door.  Its cells are found once.
+
+    One lock for all of them: a request pays for it once.
+    """
+
+    __slots__ = (
+        "_graph_run_time",
+        "_graph_runs",
+        "_latency",
+        "_lock",
+        "_ok",
+        "_runtime",
+    )
+
+    def __init__(
+        self, metrics: Metrics, model_name: str, api: str, runtime_api: str, entrypoint: str
+    ) -> None:
+        self._lock = metrics.request_count.lock
+        self._ok = metrics.request_count.cell(model_name, Code.OK.name)
+        self._latency = metrics.request_latency.cell(model_name, api, entrypoint)
+        self._runtime = metrics.runtime_latency.cell(model_name, runtime_api, "TF1")
+        self._graph_runs = metrics.graph_runs.cell()
+        self._graph_run_time = metrics.graph_run_time_usecs.cell()
+
+    def succeeded(self, took_us: float, run_us: float) -> None:
+        """Count a call that was answered after ``took_us``, ``run_us`` of them in the model."""
+        with self._lock:
+            self._ok.value += 1
+            self._latency.add(took_us)
+            self._runtime.add(run_us)
+            self._graph_runs.value += 1
+            self._graph_run_time.value += int(run_us)
+
+
+class CallRecorders:
+    """The recorders of one door."""
+
+    def __init__(self, metrics: Metrics, entrypoint: str) -> None:
+        self._metrics = metrics
+        self._entrypoint = entrypoint
+        self._of = lru_cache(MAX_RECORDERS)(self._make)
+
+    def of(self, model_name: str, api: str, runtime_api: str) -> CallRecorder:
+        """The recorder of a model's calls; ``runtime_api`` is how run times spell the API."""
+        return self._of(model_name, api, runtime_api)
+
+    def _make(self, model_name: str, api: str, runtime_api: str) -> CallRecorder:
+        return CallRecorder(self._metrics, model_name, api, runtime_api, self._entrypoint)
 
 
 class RuntimeMetrics:

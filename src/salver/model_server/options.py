@@ -283,9 +283,9 @@ class Options:
     )
     ssl_config_file: str = option(
         "",
-        "File with an SSLConfig message in protobuf text format; it turns on TLS for gRPC.",
+        "File with an SSLConfig message in protobuf text format; it turns on TLS for gRPC, and is "
+        "read again when it changes.",
         group=Group.SECURITY,
-        later=True,
     )
     platform_config_file: str = option(
         "",
@@ -306,9 +306,8 @@ class Options:
     )
     grpc_channel_arguments: str = option(
         "",
-        "Settings for the gRPC server as key=value, separated by commas.",
+        "Settings for the gRPC server as key=value, separated by commas, by gRPC's names.",
         group=Group.PORTS,
-        later=True,
     )
     grpc_max_threads: int = option(
         PerCpu(4),
@@ -406,7 +405,7 @@ class Options:
         False,
         "Offer the standard gRPC health service.",
         group=Group.WATCHING,
-        later=True,
+        salver=True,
     )
     enable_serialization_as_tensor_content: bool = option(
         False,
@@ -424,6 +423,13 @@ class Options:
         "::",
         "Address the REST port listens on; :: takes IPv6 and IPv4.",
         group=Group.PORTS,
+        own=True,
+    )
+    rest_api_tls: bool = option(
+        False,
+        "Use the TLS of ssl_config_file on the REST port too.",
+        group=Group.SECURITY,
+        salver=True,
         own=True,
     )
     require_rest_api: bool = option(
@@ -469,6 +475,13 @@ class Options:
         "no limit.",
         group=Group.LOADING,
         kind=Kind.INT64,
+        own=True,
+    )
+    health_endpoints: bool = option(
+        False,
+        "Answer /healthz and /readyz on the REST port.",
+        group=Group.WATCHING,
+        salver=True,
         own=True,
     )
     custom_op_library: str = option(
@@ -550,15 +563,12 @@ def check_how_to_run(options: Options) -> None:
 
 def _check_protection(options: Options) -> None:
     """Other options may wait for their part; without this one, secrets travel in the clear."""
-    for row in ROWS:
-        if row.group is not Group.SECURITY or not row.later:
-            continue
-        if getattr(options, row.name) != row.default:
-            raise Unimplemented(
-                f"--{row.name} asks for a protected gRPC port, which Salver cannot open yet. "
-                "Leave the option out and put a proxy that speaks TLS in front, "
-                "or keep the port inside a network you trust."
-            )
+    if options.use_alts_credentials:
+        raise Unimplemented(
+            "--use_alts_credentials asks for ALTS, which Salver does not speak. "
+            "--ssl_config_file protects the port with TLS; client_verify in that file asks "
+            "clients for certificates too."
+        )
 
 
 def _check_ports(options: Options) -> None:

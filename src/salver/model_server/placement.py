@@ -4,10 +4,11 @@ A hop to a thread and back costs tens of microseconds, more than a small model n
 the loop makes every other request wait.  So each kind of call is measured, every time it runs, and
 goes where it is cheapest.
 
-On the loop the time on the clock counts: that is what the others wait.  On a thread most of that
-time may be a wait for the interpreter, so the processor's time counts there, and the clock's only
-when it is many times that.  One slow run is more often the machine's doing than the call's, so the
-estimate rises with the second in a row, or with one that is very slow; it falls by steps.
+On the loop the time on the clock counts: that is what the others wait.  One slow run there is more
+often the machine's doing than the call's, so it takes two in a row, or one that is felt, to leave
+the loop.  On a thread most of the clock's time may be a wait for the interpreter, so the
+processor's time counts there, and the clock's only when it is many times that.  A kind that comes
+back to the loop and has to leave it again stays away longer each time.
 
 On the threads each lane, which is a model, has so many places and no more: a slow model fills its
 own and leaves the others theirs.
@@ -31,13 +32,16 @@ T = TypeVar("T")
 INLINE_BELOW_S: Final = 200e-6
 """A call expected to take less than this runs on the event loop: about four thread hops."""
 
-VERY_SLOW_S: Final = 10 * INLINE_BELOW_S
+FELT_S: Final = 20e-3
+"""A run on the loop that takes longer is one too many."""
 
-DECAY: Final = 0.2
-"""The weight of a quicker run in the estimate."""
+SLOW_RUNS_IN_A_ROW: Final = 2
 
 WAIT_FACTOR: Final = 8
 """How much of a thread's time on the clock may be waiting for the interpreter."""
+
+MAX_QUICK_RUNS_BEFORE_RETURN: Final = 1024
+QUICK_RUNS_TO_FORGIVE: Final = 1000
 
 MAX_KEYS: Final = 4096
 """Kinds of call remembered; the least recently used is forgotten first."""
@@ -47,30 +51,43 @@ MAX_WAITING: Final = 10_000
 """Calls of one lane that may wait for a thread."""
 
 
-class _Kind:
-    """What is known of one kind of call."""
+class Kind:
+    """What is known of one kind of call: whether it belongs on the loop, and how sure that is."""
 
-    __slots__ = ("_last_s", "expected_s")
+    __slots__ = ("_quick_runs", "_runs_before_return", "_slow_runs", "is_quick")
 
     def __init__(self) -> None:
-        self.expected_s = float("inf")
-        self._last_s = float("inf")
+        self.is_quick = False
+        """Whether it belongs on the event loop; nothing is known to be quick at first."""
+        self._slow_runs = 0  # on the loop, in a row
+        self._quick_runs = 0  # where it runs now, in a row
+        self._runs_before_return = 1
 
-    def learn(self, took_s: float) -> None:
-        """Take one run into the estimate.
+    def ran_here(self, took_s: float) -> None:
+        """Learn from a run on the loop that took so long by the clock."""
+        if took_s < INLINE_BELOW_S:
+            self._slow_runs = 0
+            self._quick_runs += 1
+            if self._quick_runs == QUICK_RUNS_TO_FORGIVE:
+                self._runs_before_return = 1
+            return
+        self._slow_runs += 1
+        if self._slow_runs >= SLOW_RUNS_IN_A_ROW or took_s > FELT_S:
+            self.is_quick = False
+            self._slow_runs = self._quick_runs = 0
+            self._runs_before_return = min(
+                2 * self._runs_before_return, MAX_QUICK_RUNS_BEFORE_RETURN
+            )
 
-        The first says little: it may have opened a file or built an executor.
-        """
-        last_s, self._last_s = self._last_s, took_s
-        if self.expected_s == float("inf"):
-            if last_s != float("inf") or took_s < INLINE_BELOW_S:
-                self.expected_s = took_s
-        elif took_s <= self.expected_s:
-            self.expected_s += DECAY * (took_s - self.expected_s)
-        elif took_s > VERY_SLOW_S:
-            self.expected_s = took_s
-        else:
-            self.expected_s = max(self.expected_s, min(last_s, took_s))
+    def ran_there(self, took_s: float) -> None:
+        """Learn from a run on a thread that cost so much of the processor's time."""
+        if took_s >= INLINE_BELOW_S:
+            self._quick_runs = 0
+            return
+        self._quick_runs += 1
+        if self._quick_runs >= self._runs_before_return:
+            self.is_quick = True
+            self._slow_runs = self._quick_runs = 0
 
 
 @dataclass
@@ -97,42 +114,45 @@ class Placement:
         self._threads_per_lane = threads_per_lane
         self._clock = clock
         self._cpu_clock = cpu_clock
-        self._kinds: OrderedDict[Hashable, _Kind] = OrderedDict()
+        self._kinds: OrderedDict[Hashable, Kind] = OrderedDict()
         self._lanes: dict[str, _Lane] = {}
 
-    def is_quick(self, key: Hashable) -> bool:
-        """Whether calls of kind ``key`` belong on the event loop.
-
-        A kind not seen before does not: nothing is known to be quick.
-        """
+    def kind(self, key: Hashable) -> Kind:
+        """What is known of the calls with this key; the same object as long as it is remembered."""
         kind = self._kinds.get(key)
-        return kind is not None and kind.expected_s < INLINE_BELOW_S
+        if kind is not None:
+            self._kinds.move_to_end(key)
+            return kind
+        kind = self._kinds[key] = Kind()
+        if len(self._kinds) > MAX_KEYS:
+            self._kinds.popitem(last=False)
+        return kind
 
-    def run_here(self, key: Hashable, call: Callable[[], T]) -> T:
+    def run_here(self, kind: Kind, call: Callable[[], T]) -> T:
         """Run a call on the event loop, at once, and learn from it; its error is the caller's."""
         started = self._clock()
         try:
             return call()
         finally:
-            self.learn(key, self._clock() - started)
+            kind.ran_here(self._clock() - started)
 
-    async def run(self, key: Hashable, call: Callable[[], T], *, lane: str = "") -> T:
-        """Run ``call`` where calls of kind ``key`` are cheapest; its error is the caller's.
+    async def run(self, kind: Kind, call: Callable[[], T], *, lane: str = "") -> T:
+        """Run ``call`` where calls of its kind are cheapest; its error is the caller's.
 
         Raises:
             ResourceExhausted: too many calls of the lane wait for a thread.
         """
-        if self.is_quick(key):
-            return self.run_here(key, call)
-        return await self.run_on_thread(key, call, lane=lane)
+        if kind.is_quick:
+            return self.run_here(kind, call)
+        return await self.run_on_thread(kind, call, lane=lane)
 
-    async def run_on_thread(self, key: Hashable, call: Callable[[], T], *, lane: str = "") -> T:
+    async def run_on_thread(self, kind: Kind, call: Callable[[], T], *, lane: str = "") -> T:
         """Run a call that may take or wait for any time, and learn from it all the same.
 
         Raises:
             ResourceExhausted: too many calls of the lane wait for a thread.
         """
-        took_s = VERY_SLOW_S  # what is learned of a call that never ran
+        took_s = INLINE_BELOW_S  # what is learned of a call that never ran
 
         def timed() -> T:
             nonlocal took_s
@@ -148,23 +168,7 @@ class Placement:
             try:
                 return await loop.run_in_executor(self._executor, timed)
             finally:
-                self.learn(key, took_s)
-
-    def expected_s(self, key: Hashable) -> float:
-        """The time in seconds that the next call of this kind is expected to take."""
-        kind = self._kinds.get(key)
-        return float("inf") if kind is None else kind.expected_s
-
-    def learn(self, key: Hashable, took_s: float) -> None:
-        """Take one run into the estimate of its kind."""
-        kind = self._kinds.get(key)
-        if kind is None:
-            kind = self._kinds[key] = _Kind()
-            if len(self._kinds) > MAX_KEYS:
-                self._kinds.popitem(last=False)
-        else:
-            self._kinds.move_to_end(key)
-        kind.learn(took_s)
+                kind.ran_there(took_s)
 
     @asynccontextmanager
     async def _place(self, name: str) -> AsyncIterator[None]:

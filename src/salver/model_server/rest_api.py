@@ -36,7 +36,7 @@ from salver.core.servable_id import ServableId
 from salver.errors import Code, InvalidArgument, ServingError
 from salver.inference import classify, predict, regress
 from salver.metrics import Metrics
-from salver.model_server.measuring import MeasuredServable
+from salver.model_server.measuring import CallRecorders, TimedServable
 from salver.model_server.monitoring import DEFAULT_PATH
 from salver.model_server.placement import Placement
 from salver.servables.servable import Servable
@@ -223,6 +223,7 @@ class RestApi:
     ) -> None:
         self._core = core
         self._metrics = metrics
+        self._recorders = CallRecorders(metrics, "REST")
         self._placement = placement
         self._timeout_s = timeout_s
         self._check_method_name = check_method_name
@@ -232,7 +233,7 @@ class RestApi:
         self._clock = clock
         self._parse_target = lru_cache(ROUTES_REMEMBERED)(parse_target)
         self._route_of = lru_cache(ROUTES_REMEMBERED)(route_of)
-        self._inferences: Mapping[Verb, Callable[[ModelSpec, HttpRequest], bytes]] = {
+        self._inferences: Mapping[Verb, Callable[[ModelSpec, HttpRequest], tuple[float, bytes]]] = {
             Verb.PREDICT: self._predict,
             Verb.CLASSIFY: self._classify,
             Verb.REGRESS: self._regress,
@@ -255,7 +256,9 @@ class RestApi:
         if target.full_path != self._monitoring_path:
             text = f"Unexpected path: {target.full_path}. Should be {self._monitoring_path}"
             return HttpResponse(HTTP_STATUS[Code.INVALID_ARGUMENT], text.encode(), TEXT)
-        return HttpResponse(200, await self._placement.run("monitoring", page), TEXT)
+        return HttpResponse(
+            200, await self._placement.run(self._placement.kind("monitoring"), page), TEXT
+        )
 
     def _preflight(self, request: HttpRequest) -> HttpResponse:
         """A browser's question before a POST; the flag decides only whether the headers say yes."""
@@ -268,8 +271,12 @@ class RestApi:
         name = route.spec.name
         started = self._clock()
         code = Code.INTERNAL  # what a bug that leaves by exception counts as
+        run_us: float | None = None
         try:
-            body = await self._run(route, request, target)
+            if route.verb in self._inferences:
+                run_us, body = await self._infer(route.verb, route.spec, request)
+            else:
+                body = await self._tell(route, request, target)
             code = Code.OK
         except ServingError as error:
             code = error.code
@@ -279,25 +286,35 @@ class RestApi:
             code = Code.CANCELLED
             raise
         finally:
-            self._metrics.request_count.increment(name, code.name)
+            if run_us is None:
+                self._metrics.request_count.increment(name, code.name)
         if code is Code.OK:
-            api = route.verb.value if request.method == "POST" else ""
-            took_us = (self._clock() - started) * 1e6
-            self._metrics.request_latency.observe(took_us, name, api, "REST")
+            self._record(route, (self._clock() - started) * 1e6, run_us)
         return HttpResponse(HTTP_STATUS[code], body, JSON, self._headers)
 
-    async def _run(self, route: Route, request: HttpRequest, target: Target) -> bytes:
+    def _record(self, route: Route, took_us: float, run_us: float | None) -> None:
+        name, api = route.spec.name, route.verb.value
+        if run_us is None:
+            self._metrics.request_latency.observe(took_us, name, "", "REST")
+        else:
+            self._recorders.of(name, api, api.capitalize()).succeeded(took_us, run_us)
+
+    async def _infer(
+        self, verb: Verb, spec: ModelSpec, request: HttpRequest
+    ) -> tuple[float, bytes]:
+        """The microseconds in the model and the body of the answer."""
+        kind = self._placement.kind((verb, spec, len(request.body).bit_length()))
+        call = partial(self._inferences[verb], spec, request)
+        # What a packed body holds cannot be told from its size.
+        if self._core.is_predictable(spec) and "content-encoding" not in request.headers:
+            return await self._placement.run(kind, call, lane=spec.name)
+        return await self._placement.run_on_thread(kind, call, lane=spec.name)
+
+    async def _tell(self, route: Route, request: HttpRequest, target: Target) -> bytes:
         spec, verb = route.spec, route.verb
-        infer = self._inferences.get(verb)
-        if infer is not None:
-            kind = (verb, spec, len(request.body).bit_length())
-            call = partial(infer, spec, request)
-            # What a packed body holds cannot be told from its size.
-            if self._core.is_predictable(spec) and "content-encoding" not in request.headers:
-                return await self._placement.run(kind, call, lane=spec.name)
-            return await self._placement.run_on_thread(kind, call, lane=spec.name)
         if verb is Verb.METADATA:
-            return await self._placement.run((verb, spec), partial(self._metadata, spec))
+            kind = self._placement.kind((verb, spec))
+            return await self._placement.run(kind, partial(self._metadata, spec))
         if verb is Verb.STATUS:
             return self._status(spec)
         if verb is Verb.UNREADABLE:
@@ -306,47 +323,49 @@ class RestApi:
 
     # Each of these runs as a whole on the loop or on a worker thread.
 
-    def _predict(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+    def _predict(self, spec: ModelSpec, request: HttpRequest) -> tuple[float, bytes]:
         document = read_document(unpacked_body(request))
         signature = signature_name(document)
         with self._core.handle(spec) as handle:
-            servable = handle.servable
+            servable = TimedServable(handle.servable)
             body = read_predict(document, signature_for_predict(servable.signatures, signature))
             outputs = predict(
-                self._measured(servable, spec, "Predict"),
+                servable,
                 PredictRequest(body.inputs, signature),
                 timeout_s=self._timeout_s,
                 check_method_name=self._check_method_name,
             )
-        return write_predict(outputs, body.row_format)
+        return servable.took_us, write_predict(outputs, body.row_format)
 
-    def _classify(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+    def _classify(self, spec: ModelSpec, request: HttpRequest) -> tuple[float, bytes]:
         document = read_document(unpacked_body(request))
         signature = signature_name(document)
         examples = read_examples(document, "classify")
         with self._core.handle(spec) as handle:
+            servable = TimedServable(handle.servable)
             results = classify(
-                self._measured(handle.servable, spec, "Classify"),
+                servable,
                 signature,
                 examples,
                 timeout_s=self._timeout_s,
                 check_method_name=self._check_method_name,
             )
-        return write_classify(results)
+        return servable.took_us, write_classify(results)
 
-    def _regress(self, spec: ModelSpec, request: HttpRequest) -> bytes:
+    def _regress(self, spec: ModelSpec, request: HttpRequest) -> tuple[float, bytes]:
         document = read_document(unpacked_body(request))
         signature = signature_name(document)
         examples = read_examples(document, "regress")
         with self._core.handle(spec) as handle:
+            servable = TimedServable(handle.servable)
             values = regress(
-                self._measured(handle.servable, spec, "Regress"),
+                servable,
                 signature,
                 examples,
                 timeout_s=self._timeout_s,
                 check_method_name=self._check_method_name,
             )
-        return write_regress(values)
+        return servable.took_us, write_regress(values)
 
     def _metadata(self, spec: ModelSpec) -> bytes:
         _require_name(spec)
@@ -357,9 +376,6 @@ class RestApi:
         """The status of one version; a label selects nothing here, as in TensorFlow Serving."""
         _require_name(spec)
         return write_status(self._core.version_statuses(spec.name, spec.version))
-
-    def _measured(self, servable: Servable, spec: ModelSpec, api: str) -> MeasuredServable:
-        return MeasuredServable(servable, self._metrics, spec.name, api)
 
 
 def _require_name(spec: ModelSpec) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -28,6 +29,7 @@ from salver.errors import ServingError
 from salver.metrics import Metrics
 from salver.model_server.doors import Doors, open_doors
 from salver.model_server.grpc_services import GrpcServices
+from salver.model_server.health import Health
 from salver.model_server.measuring import RuntimeMetrics, measure_lag
 from salver.model_server.model_config import ModelConfig, read_model_configs
 from salver.model_server.monitoring import DEFAULT_PATH, page, page_path
@@ -40,12 +42,15 @@ from salver.model_server.options import (
     usable_cpus,
 )
 from salver.model_server.placement import Placement
+from salver.model_server.readiness import Readiness
+from salver.model_server.reflection import Reflection
 from salver.model_server.rest_api import RestApi
+from salver.model_server.rest_health import HealthEndpoints
 from salver.model_server.server_core import LabelRules, ServerCore, Watching
 from salver.servables.servable import Servable
 from salver.servables.tensorflow import SessionConfig, TensorFlowRuntime
-from salver.wire.grpc_server import GrpcServer
-from salver.wire.http1 import Handler
+from salver.wire.calls import Methods
+from salver.wire.exchanges import HttpHandler
 
 logger = logging.getLogger(__name__)
 
@@ -78,18 +83,33 @@ def serve(options: Options, *, face: Face) -> int:
         )
     logger.debug("Starting as %s", face.value)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _take_all_file_descriptors()
     metrics = Metrics()
     with (
         _threads(max(options.rest_api_num_threads, 1), "salver-worker") as workers,
-        _running_core(options, metrics) as core,
+        _running_core(options, metrics) as (core, bus),
     ):
-        uvloop.run(_serve(options, core, configs, metrics, workers))
+        uvloop.run(_serve(options, core, bus, configs, metrics, workers))
     return 0
+
+
+def _take_all_file_descriptors() -> None:
+    """Raise the soft limit to the hard one: the soft one is low for the sake of old programs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        logger.debug("The limit of file descriptors stays at %d: %s", soft, error)
+    else:
+        logger.debug("The limit of file descriptors was %d and is %d", soft, hard)
 
 
 async def _serve(
     options: Options,
     core: ServerCore,
+    bus: EventBus[ServableState],
     configs: Sequence[ModelConfig],
     metrics: Metrics,
     workers: Executor,
@@ -97,25 +117,25 @@ async def _serve(
     """The life of a server: doors and models in the order of its face; a wait; the drain."""
     stop = _stop_on_signal(options.drain_grace_seconds)
     lag = asyncio.ensure_future(measure_lag(metrics))
+    readiness = Readiness(core, asyncio.get_running_loop())
+    bus.subscribe(lambda _state: readiness.models_changed())
     threads = max(options.rest_api_num_threads, 1)
     placement = Placement(workers, threads_per_lane=max(threads // 2, 1))
-    open_all = partial(
-        open_doors,
-        options,
-        lambda: _grpc_server(options, core, metrics, placement),
-        _rest_handler(options, core, metrics, placement),
-    )
+    methods = _methods(options, core, metrics, placement, readiness)
+    rest = _rest_handler(options, core, metrics, placement, readiness)
     doors: Doors | None = None
     try:
         if options.open_ports_before_load:
-            doors = await open_all()
+            doors = await open_doors(options, methods, rest)
         await _load(options, core, configs, stop)
+        readiness.started()
         if doors is None and not stop.is_set():
-            doors = await open_all()
+            doors = await open_doors(options, methods, rest)
         logger.info("NET_LOG: Entering the event loop ...")
         await stop.wait()
     finally:
         lag.cancel()
+        readiness.drain()
         if doors is not None:
             logger.info("Draining: finishing what is in flight")
             await doors.drain(options.drain_grace_seconds)
@@ -188,9 +208,14 @@ def _stop_on_signal(drain_grace_s: float) -> asyncio.Event:
     return stop
 
 
-def _grpc_server(
-    options: Options, core: ServerCore, metrics: Metrics, placement: Placement
-) -> GrpcServer:
+def _methods(
+    options: Options,
+    core: ServerCore,
+    metrics: Metrics,
+    placement: Placement,
+    readiness: Readiness,
+) -> Methods:
+    """Every gRPC method that is offered."""
     services = GrpcServices(
         core,
         metrics,
@@ -198,12 +223,19 @@ def _grpc_server(
         as_content=options.enable_serialization_as_tensor_content,
         check_method_name=options.enable_signature_method_name_check,
     )
-    return GrpcServer(services.methods())
+    methods = dict(services.methods())
+    if options.enable_grpc_healthcheck_service:
+        methods |= Health(readiness).methods()
+    return methods | dict(Reflection(methods).methods())
 
 
 def _rest_handler(
-    options: Options, core: ServerCore, metrics: Metrics, placement: Placement
-) -> Handler | None:
+    options: Options,
+    core: ServerCore,
+    metrics: Metrics,
+    placement: Placement,
+    readiness: Readiness,
+) -> HttpHandler | None:
     if not options.rest_api_port:
         return None
     path = page_path(options.monitoring_config_file)
@@ -218,11 +250,15 @@ def _rest_handler(
         monitoring=None if path is None else partial(page, metrics),
         monitoring_path=path or DEFAULT_PATH,
     )
+    if options.health_endpoints:
+        return HealthEndpoints(readiness, rest.handle).handle
     return rest.handle
 
 
 @contextmanager
-def _running_core(options: Options, metrics: Metrics) -> Iterator[ServerCore]:
+def _running_core(
+    options: Options, metrics: Metrics
+) -> Iterator[tuple[ServerCore, EventBus[ServableState]]]:
     """The models' side of the server, running; at the end everything is unloaded."""
     bus: EventBus[ServableState] = EventBus()
     monitor = ServableStateMonitor(bus)
@@ -253,7 +289,7 @@ def _running_core(options: Options, metrics: Metrics) -> Iterator[ServerCore]:
         )
         manager.start()
         try:
-            yield core
+            yield core, bus
         finally:
             core.stop_sources()
             if not manager.stop(UNLOAD_GRACE_S):

@@ -160,6 +160,21 @@ class ServerCore:
         """Call back, from any thread, when each model has a version that is ready or has ended."""
         self._monitor.when_available_or_ended(self._state.names, lambda _: callback())
 
+    def names(self) -> Sequence[str]:
+        """The models of the configuration that holds; none before the first."""
+        return self._state.names
+
+    def is_available(self, name: str) -> bool:
+        """Whether a version of the model has been announced as ready."""
+        states = self._monitor.versions(name).values()
+        return any(state.manager_state is ManagerState.AVAILABLE for state in states)
+
+    def waiting_for(self) -> list[str]:
+        """The models that have no version that is ready or has ended."""
+        names = self._state.names
+        reached = self._monitor.reached(names)
+        return [name for name in names if name not in reached]
+
     def check_loaded(self) -> None:
         """Say which models have no version that is ready.
 

@@ -14,6 +14,13 @@ import numpy as np
 from salver.signature import Signature
 
 
+class PreparedRun(Protocol):
+    """``Servable.run`` for names that were given before."""
+
+    def __call__(self, tensors: Sequence[np.ndarray], timeout_s: float | None) -> list[np.ndarray]:
+        """Run once, with the tensors in the order of the names."""
+
+
 class Servable(Protocol):
     """A loaded model version. Every member may be used from several threads at once."""
 
@@ -46,4 +53,10 @@ class Servable(Protocol):
 
         Raises:
             ServingError: what the runtime says, with its code and text.
+        """
+
+    def prepare(self, feeds: Sequence[str], fetches: Sequence[str]) -> PreparedRun:
+        """What ``run`` does for these names, to be called again and again with other tensors.
+
+        Not to be called once the handle of the servable is returned.
         """

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
@@ -29,7 +30,9 @@ from salver.errors import (
 )
 from salver.servables.libtensorflow import LibTensorFlow, Plan, Session
 from salver.servables.meta_graph import mentions, signature_defs
+from salver.servables.servable import PreparedRun
 from salver.signature import Signature, read_signature
+from salver.varints import encode_varint
 
 _CALLER_THREAD_BELOW_S: Final = 1e-3
 """Runs expected to be shorter stay in the caller's thread; TensorFlow's own pool costs a hop."""
@@ -242,18 +245,30 @@ class SavedModel:
             DeadlineExceeded: the run took longer than ``timeout_s`` (checked for graphs that are
                 known to be slow or not known yet).
         """
-        key = (tuple(feeds), tuple(fetches))
-        plan = self._plans.get(key)
+        plan = self._plan((tuple(feeds), tuple(fetches)))
         if plan is None:
-            plan = self._new_plan(key)
-            if plan is None:
-                return self._run_larger(feeds, fetches, timeout_s)
-        if self.predictable and plan.expected_s < _CALLER_THREAD_BELOW_S:
-            started = perf_counter()
-            results = self._session.run(plan.plan, tuple(feeds.values()), self._run_here)
-            plan.learn(perf_counter() - started)
-            return results
-        return self._run_on_pool(plan, tuple(feeds.values()), timeout_s)
+            return self._run_larger(feeds, fetches, timeout_s)
+        return self._run_plan(plan, tuple(feeds.values()), timeout_s)
+
+    def prepare(self, feeds: Sequence[str], fetches: Sequence[str]) -> PreparedRun:
+        """What ``run`` does for these names, to be called again and again with other tensors."""
+        names = tuple(feeds)
+        plan = self._plan((names, tuple(fetches)))
+        if plan is not None:
+            return partial(self._run_plan, plan)
+        return lambda tensors, timeout_s: self._run_larger(
+            dict(zip(names, tensors, strict=True)), fetches, timeout_s
+        )
+
+    def _run_plan(
+        self, plan: _MeasuredPlan, tensors: Sequence[np.ndarray], timeout_s: float | None
+    ) -> list[np.ndarray]:
+        if not self.predictable or plan.expected_s >= _CALLER_THREAD_BELOW_S:
+            return self._run_on_pool(plan, tensors, timeout_s)
+        started = perf_counter()
+        results = self._session.run(plan.plan, tensors, self._run_here)
+        plan.learn(perf_counter() - started)
+        return results
 
     def close(self) -> None:
         """Free everything.  The manager calls it when the last handle has been returned."""
@@ -289,11 +304,11 @@ class SavedModel:
         plan.learn(took_s)
         return results
 
-    def _new_plan(self, key: tuple[tuple[str, ...], tuple[str, ...]]) -> _MeasuredPlan | None:
-        if len(self._plans) >= _MAX_PLANS:
-            return None
-        plan = _MeasuredPlan(self._session.plan(*key))
-        self._plans[key] = plan
+    def _plan(self, key: tuple[tuple[str, ...], tuple[str, ...]]) -> _MeasuredPlan | None:
+        """The plan for these names, None where there are too many already."""
+        plan = self._plans.get(key)
+        if plan is None and len(self._plans) < _MAX_PLANS:
+            plan = self._plans[key] = _MeasuredPlan(self._session.plan(*key))
         return plan
 
     def _run_larger(
@@ -412,9 +427,4 @@ def _varint_field(number: int, value: int) -> bytes:
     """One non-negative integer field of a protobuf message; nothing when zero."""
     if value <= 0:
         return b""
-    encoded = bytearray([number << 3])
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return bytes([number << 3]) + encode_varint(value)

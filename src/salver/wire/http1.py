@@ -8,7 +8,6 @@ hold more than one request, one read and one response at a time, nor wait withou
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import time
@@ -16,10 +15,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from types import coroutine
 from typing import Any, Final, cast
 
+from salver.wire.accepting import BACKLOG
+from salver.wire.accepting import bind_tcp as bind_tcp  # for those who still take it from here
+from salver.wire.accepting import bind_unix as bind_unix
 from salver.wire.http1_messages import (
     CONTINUE,
     DateStamp,
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 # Any: what a coroutine yields and is sent is between it and the event loop.
 Handler = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
-
-BACKLOG: Final = 1024
 
 REQUESTS_PER_TURN: Final = 32
 """Pipelined requests that are answered in a row before the event loop looks at other peers."""
@@ -76,7 +75,7 @@ class Phase(Enum):
     BODY = "more of a request's body"
     ANSWER = "the handler"
     ROOM = "the peer to read its answer"
-    LINGER = "the peer to read why it was refused, and to hang up"
+    LINGER = "the peer to read the last answer, and to hang up"
 
 
 READING_PHASES: Final = {
@@ -184,6 +183,7 @@ class Http1Protocol(asyncio.Protocol):
         self._task: asyncio.Task[HttpResponse] | None = None
         self._watched: tuple[Phase, int] | None = None
         self._unsent_bytes = 0
+        self._held_bytes = 0
         self._has_eof = False
         self._is_reading_paused = False
         self._is_writing_paused = False
@@ -208,12 +208,17 @@ class Http1Protocol(asyncio.Protocol):
         if self._is_leaving:
             return
         self._reader.feed(data)
+        self._count_held()
         self._advance()
 
     def eof_received(self) -> bool:
-        """The peer will send no more; true keeps the connection for the answers it still gets."""
+        """The peer will send no more; true keeps the connection for the answers it still gets.
+
+        TLS knows no half-open connection: there the end of one side is the end of both.
+        """
         self._has_eof = True
-        return not self._is_leaving and not self._is_done
+        can_stay = self._transport is not None and self._transport.can_write_eof()
+        return can_stay and not self._is_leaving and not self._is_done
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """The connection is gone."""
@@ -222,6 +227,7 @@ class Http1Protocol(asyncio.Protocol):
         self._deadline.cancel()
         if self._task is not None:
             self._task.cancel()
+        self._server.hold(-self._held_bytes)
         self._server.closed(self)
 
     def pause_writing(self) -> None:
@@ -250,6 +256,16 @@ class Http1Protocol(asyncio.Protocol):
     def _is_done(self) -> bool:
         """Whether everything that has wholly arrived is answered and on its way."""
         return not (self._task or self._is_writing_paused or self._reader.has_arrivals)
+
+    def _count_held(self) -> None:
+        """Count what there is of a body; what all peers together make us hold has an end."""
+        more_bytes = self._reader.held_bytes - self._held_bytes
+        if not more_bytes:
+            return
+        self._held_bytes += more_bytes
+        if not self._server.hold(more_bytes) and more_bytes > 0:
+            self._reader.give_up(503)
+            self._count_held()
 
     def _advance(self) -> None:
         """Start what can be started; then settle how to wait for more."""
@@ -330,16 +346,18 @@ class Http1Protocol(asyncio.Protocol):
         """Say why, then listen no more, but linger (RFC 9112 section 9.6).
 
         Closing while the peer still sends would reset the connection before it reads the reason.
+        With TLS our side cannot close alone, but the page says where it ends.
         """
         page = encode_response(
             error_page(refusal.status), date=self._server.date.text(), keep_alive=False
         )
         self._write(page)
-        if self._transport is None or self._has_eof or not self._transport.can_write_eof():
+        if self._transport is None or self._has_eof:
             self._leave()
             return
         self._is_leaving = True
-        self._transport.write_eof()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
 
     def _await_more(self) -> None:
         """Nothing is left to answer: let the peer go on, if it can."""
@@ -357,7 +375,8 @@ class Http1Protocol(asyncio.Protocol):
 
     def _leave(self) -> None:
         self._is_leaving = True
-        if self._transport is not None:
+        # Once only: asyncio's TLS forgets what it would have to abort when it is closed twice.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
 
     def _pace_reading(self) -> None:
@@ -380,8 +399,8 @@ class Http1Protocol(asyncio.Protocol):
             return Phase.ROOM
         if not self._is_leaving:
             return READING_PHASES[self._reader.stage]
-        is_closing = self._transport is None or self._transport.is_closing()
-        return Phase.ROOM if is_closing else Phase.LINGER
+        is_sending = self._transport is not None and self._transport.get_write_buffer_size()
+        return Phase.ROOM if is_sending else Phase.LINGER
 
     def _watch(self) -> None:
         """Set the deadline of the phase that has begun.
@@ -420,6 +439,10 @@ class Http1Protocol(asyncio.Protocol):
         return True
 
 
+def _hold_anything(_more_bytes: int) -> bool:
+    return True
+
+
 class Http1Server:
     """The connections of one handler and the sockets they come from.
 
@@ -435,12 +458,15 @@ class Http1Server:
         limits: Limits | None = None,
         patience: Patience | None = None,
         wall_clock: Callable[[], float] = time.time,
+        hold: Callable[[int], bool] = _hold_anything,
     ) -> None:
+        """``hold`` counts bytes of unfinished bodies and says whether there is room for them."""
         patience = patience or Patience()
         self.handler: Final = handler
         self.loop: Final = loop
         self.limits: Final = limits or Limits()
         self.date: Final = DateStamp(wall_clock)
+        self.hold: Final = hold
         self._patience: Final[dict[Phase, float | None]] = {
             Phase.IDLE: patience.idle_s,
             Phase.HEAD: patience.head_s,
@@ -464,6 +490,11 @@ class Http1Server:
     def sockets(self) -> list[socket.socket]:
         """The sockets that are listened on."""
         return list(self._sockets)
+
+    @property
+    def open_connections(self) -> int:
+        """Connections that are there: the one figure that costs nothing."""
+        return len(self._connections)
 
     def statistics(self) -> HttpStatistics:
         """What the server is doing right now."""
@@ -509,12 +540,16 @@ class Http1Server:
         self._listeners.clear()
         self._sockets.clear()
 
-    async def drain(self, grace_s: float) -> None:
-        """Stop accepting, answer what has begun, and cut what is not done after ``grace_s``."""
+    def begin_drain(self) -> None:
+        """Stop accepting; from now on every answer is the last of its connection."""
         self._is_draining = True
         self.stop_accepting()
         for connection in tuple(self._connections):
             connection.drain()
+
+    async def drain(self, grace_s: float) -> None:
+        """Stop accepting, answer what has begun, and cut what is not done after ``grace_s``."""
+        self.begin_drain()
         await self._wait_until_empty(grace_s)
         await self.close()
 
@@ -545,41 +580,3 @@ async def start_http_server(
     for each in listening:
         await server.listen(each)
     return server
-
-
-def bind_tcp(port: int, host: str | None = None) -> socket.socket:
-    """A TCP socket on ``host``, or on every address, in IPv6 and IPv4 where the machine has both.
-
-    Raises:
-        OSError: the address is taken, not allowed or unknown.
-    """
-    if host is not None:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address, family=family, backlog=BACKLOG)
-    try:
-        return socket.create_server(
-            ("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
-        )
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        return socket.create_server(("", port), backlog=BACKLOG)
-
-
-def bind_unix(path: str) -> socket.socket:
-    """A UNIX socket at ``path``, in place of one that an earlier process left there.
-
-    Raises:
-        OSError: the path cannot be used.
-    """
-    if Path(path).is_socket():
-        Path(path).unlink()
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(path)
-    except OSError:
-        listening.close()
-        raise
-    return listening

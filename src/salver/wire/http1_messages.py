@@ -151,6 +151,11 @@ class RequestReader:
         return bool(self._arrivals)
 
     @property
+    def held_bytes(self) -> int:
+        """Bytes of a body that is not complete."""
+        return len(self._body)
+
+    @property
     def awaits_continue(self) -> bool:
         """Whether the peer holds its body back until it is told to go on."""
         return self._awaits_continue
@@ -162,6 +167,10 @@ class RequestReader:
     def acknowledge_continue(self) -> None:
         """Note that the peer has been told to send its body."""
         self._awaits_continue = False
+
+    def give_up(self, status: int) -> None:
+        """Refuse the request that is being read, and all that would follow."""
+        self._refuse(status)
 
     def feed(self, data: bytes) -> None:
         """Read on. Never raises for what ``data`` holds."""

@@ -1,0 +1,194 @@
+"""What the same bytes meant last time: the short way to read and write a Predict.
+
+A client that asks again sends the same message with other numbers.  The numbers of a tensor stand
+in one length-delimited run, so a message that agrees with a known one in length and in every byte
+outside these runs differs in the numbers only: its parse is known.  The same holds for an answer
+whose tensors keep their types and shapes.
+
+Whatever does not agree to the last byte takes the long way, through protobuf, and may be learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+
+from salver.apis.requests import ModelSpec, PredictRequest
+from salver.dtypes import DType
+from salver.varints import encode_varint
+
+MAX_KNOWN: Final = 256
+"""Messages remembered; clients that keep changing sizes start over, at no great cost."""
+
+MAX_UNKNOWABLE: Final = 1024
+"""Lengths of messages that were tried in vain, and are not tried again."""
+
+MAX_RUN_BYTES: Final = 1 << 20
+"""Of a run worth remembering: beyond it, parsing is not what takes time."""
+
+_TYPED_TAG: Final = {
+    DType.FLOAT: b"\x2a",  # float_val, field 5
+    DType.DOUBLE: b"\x32",  # double_val, field 6
+}
+_CONTENT_TAG: Final = b"\x22"  # tensor_content, field 4
+
+
+class _Run:
+    """Where the numbers of one tensor stand in a message, and what they are."""
+
+    __slots__ = ("alias", "count", "dtype", "end", "shape", "start")
+
+    def __init__(self, alias: str, array: np.ndarray, start: int) -> None:
+        self.alias = alias
+        self.dtype = array.dtype
+        self.shape = array.shape
+        self.count = array.size
+        self.start = start
+        self.end = start + array.nbytes
+
+
+class _Pattern:
+    """A message but for its runs."""
+
+    __slots__ = ("_fixed", "runs", "size")
+
+    def __init__(self, data: bytes, runs: Sequence[_Run]) -> None:
+        self.size = len(data)
+        self.runs = runs
+        starts = [0, *(run.end for run in runs)]
+        ends = [*(run.start for run in runs), len(data)]
+        self._fixed = [
+            (start, end, data[start:end]) for start, end in zip(starts, ends, strict=True)
+        ]
+
+    def fits(self, data: bytes) -> bool:
+        """Whether ``data``, of the same length, is the same message with other numbers."""
+        for start, end, fixed in self._fixed:  # noqa: SIM110 - a generator would cost more
+            if data[start:end] != fixed:
+                return False
+        return True
+
+    def filled(self, arrays: Sequence[np.ndarray]) -> bytes:
+        """The message with the numbers of ``arrays``, which are alike to those it was made of."""
+        parts = [self._fixed[0][2]]
+        for array, (_, _, fixed) in zip(arrays, self._fixed[1:], strict=True):
+            parts.append(array.tobytes())
+            parts.append(fixed)
+        return b"".join(parts)
+
+
+class KnownPredict:
+    """A PredictRequest but for its numbers, and the answer it had, but for its own."""
+
+    __slots__ = ("_answer", "_answered_by", "_pattern", "kind", "plan", "request", "spec")
+
+    def __init__(self, pattern: _Pattern, spec: ModelSpec, request: PredictRequest) -> None:
+        self._pattern = pattern
+        self._answer: _Pattern | None = None
+        self._answered_by = 0
+        self.spec = spec
+        self.request = request
+        self.kind: object = None
+        self.plan: object = None
+        """What its reader found out about it; kept with it for next time, as is ``kind``."""
+
+    def inputs(self, data: bytes) -> list[np.ndarray]:
+        """The tensors in a message that fits, in the order of ``aliases``: views of it."""
+        return [
+            np.frombuffer(data, run.dtype, run.count, run.start).reshape(run.shape)
+            for run in self._pattern.runs
+        ]
+
+    @property
+    def aliases(self) -> list[str]:
+        """The inputs' aliases, in the order in which they stand in the message."""
+        return [run.alias for run in self._pattern.runs]
+
+    def fits(self, data: bytes) -> bool:
+        """Whether a message of the same length is this one with other numbers."""
+        return self._pattern.fits(data)
+
+    def answer(self, version: int, outputs: Sequence[np.ndarray]) -> bytes | None:
+        """The answer with these outputs; None where it is not known how it is written."""
+        pattern = self._answer
+        if pattern is None or version != self._answered_by:
+            return None
+        for run, output in zip(pattern.runs, outputs, strict=True):
+            if output.shape != run.shape or output.dtype != run.dtype:
+                return None
+        return pattern.filled(outputs)
+
+    def learn_answer(
+        self, version: int, aliases: Sequence[str], outputs: Sequence[np.ndarray], data: bytes
+    ) -> None:
+        """Keep how an answer was written; ``outputs`` have to stand in ``data`` in their order."""
+        pattern = _pattern(data, dict(zip(aliases, outputs, strict=True)))
+        if pattern is not None and [run.alias for run in pattern.runs] == list(aliases):
+            self._answer, self._answered_by = pattern, version
+
+
+class PredictMemo:
+    """The messages of one method that are known, by their length."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, KnownPredict] = {}
+        self._unknowable: set[int] = set()
+
+    def find(self, data: bytes) -> KnownPredict | None:
+        """What is known of a message, if it fits one."""
+        known = self._known.get(len(data))
+        return known if known is not None and known.fits(data) else None
+
+    def learn(self, data: bytes, spec: ModelSpec, request: PredictRequest) -> KnownPredict | None:
+        """Remember a message that was parsed and is in order, if the short way can read it."""
+        size = len(data)
+        if size in self._unknowable:
+            return None
+        pattern = _pattern(data, request.inputs)
+        if pattern is None:
+            if len(self._unknowable) >= MAX_UNKNOWABLE:
+                self._unknowable.clear()
+            self._unknowable.add(size)
+            return None
+        if len(self._known) >= MAX_KNOWN:
+            self._known.clear()
+        # Without the tensors: those are of this one message.
+        kept = PredictRequest({}, request.signature_name, tuple(request.output_filter))
+        known = self._known[size] = KnownPredict(pattern, spec, kept)
+        return known
+
+
+def _pattern(data: bytes, tensors: Mapping[str, np.ndarray]) -> _Pattern | None:
+    runs = [_run(data, alias, array) for alias, array in tensors.items()]
+    found = [run for run in runs if run is not None]
+    if not found or len(found) < len(runs):
+        return None
+    found.sort(key=lambda run: run.start)
+    return _Pattern(data, found)
+
+
+def _run(data: bytes, alias: str, array: np.ndarray) -> _Run | None:
+    """Where the numbers of ``array`` stand in ``data``, if that is beyond doubt.
+
+    A tag, a length and the very numbers that stand there only once are the field itself: the field
+    is there, and nothing else looks like it.
+    """
+    size = array.nbytes
+    if not 0 < size <= MAX_RUN_BYTES or array.dtype.hasobject:
+        return None
+    dtype = DType.of(array.dtype)
+    places = []
+    for tag in (_TYPED_TAG.get(dtype), _CONTENT_TAG):
+        if tag is not None:
+            field = tag + encode_varint(size) + array.tobytes()
+            places += [start + len(field) - size for start in _occurrences(data, field)]
+    return _Run(alias, array, places[0]) if len(places) == 1 else None
+
+
+def _occurrences(data: bytes, field: bytes) -> list[int]:
+    """The first two places where ``field`` stands, overlapping ones included."""
+    first = data.find(field)
+    second = data.find(field, first + 1) if first >= 0 else -1
+    return [place for place in (first, second) if place >= 0]

@@ -1,0 +1,510 @@
+"""One request of an HTTP/2 connection and its answer: a gRPC call, or plain HTTP.
+
+An exchange is made when the headers are there, is fed the body, and answers through its peer.
+It runs on the event loop and ends exactly once: answered, taken back by the client, or out of time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from salver.errors import (
+    Code,
+    DeadlineExceeded,
+    Internal,
+    ResourceExhausted,
+    ServingError,
+    error_for,
+)
+from salver.wire.calls import Methods, Streaming, Unary
+from salver.wire.grpc import (
+    COMPRESS_ABOVE_BYTES,
+    OK_HEADERS,
+    OK_TRAILERS,
+    PREFIX_BYTES,
+    GrpcRequest,
+    MessageReader,
+    framed,
+    framed_compressed,
+    headers_for,
+    is_grpc,
+    read_request,
+    read_timeout,
+    status_headers,
+    trailers_only,
+    unknown_method,
+)
+from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
+from salver.wire.http2 import Http2Connection
+from salver.wire.http2_headers import RequestHead
+
+logger = logging.getLogger(__name__)
+
+# Any: what a coroutine yields and is sent is between it and the event loop.
+HttpHandler = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeLimits:
+    """How large one request may be."""
+
+    message_bytes: int = (1 << 31) - 1
+    answer_bytes: int | None = None
+    """Of a unary call; None sets no limit."""
+    body_bytes: int = (1 << 31) - 1
+
+
+MAX_WAITING_MESSAGES: Final = 64
+"""Requests of a streaming call that its handler has not taken."""
+
+_FAILED: Final = "The server failed to answer; its log says why."
+
+
+class Peer(Protocol):
+    """What an exchange needs of its connection's owner."""
+
+    connection: Http2Connection
+    loop: asyncio.AbstractEventLoop
+
+    def send(self) -> None:
+        """Send what the connection has to send."""
+
+    def done(self, stream_id: int) -> None:
+        """The exchange is over."""
+
+    def hold(self, more_bytes: int) -> bool:
+        """Count bytes held for requests that are not complete; whether there is room for them."""
+
+
+class Exchange(Protocol):
+    """What the connection's owner tells an exchange."""
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        """A part of the body arrived."""
+
+    def on_flushed(self) -> None:
+        """Everything sent so far is on its way."""
+
+    def on_end(self) -> None:
+        """The stream ended before the answer was complete."""
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Whether the client has the next move."""
+
+
+class UnaryCall:
+    """A gRPC call with one request and one answer."""
+
+    __slots__ = (
+        "_deadline",
+        "_held_bytes",
+        "_is_over",
+        "_limits",
+        "_method",
+        "_peer",
+        "_reader",
+        "_request",
+        "_stream_id",
+        "_task",
+        "_timeout_s",
+    )
+
+    def __init__(
+        self,
+        peer: Peer,
+        stream_id: int,
+        request: GrpcRequest,
+        timeout_s: float | None,
+        method: Unary,
+        limits: ExchangeLimits,
+    ) -> None:
+        self._peer = peer
+        self._stream_id = stream_id
+        self._request = request
+        self._timeout_s = timeout_s
+        self._method = method
+        self._limits = limits
+        self._reader = MessageReader(request.encoding, limits.message_bytes)
+        self._held_bytes = 0
+        self._task: asyncio.Future[bytes] | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_over = False
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Until the request is complete, and again until the answer is taken."""
+        return self._task is None
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        """Keep a part of the request; with the last one, answer."""
+        if self._is_over:
+            return
+        if ended and not self._held_bytes and _is_one_plain_message(data):
+            self._answer(data[PREFIX_BYTES:])  # by far the most frequent, so first
+            return
+        self._reader.feed(data)
+        self._held_bytes += len(data)
+        if not self._peer.hold(len(data)):
+            self._fail(ResourceExhausted("the server holds too much of unfinished requests"))
+        elif ended:
+            self._answer_if_whole()
+
+    def on_flushed(self) -> None:
+        """Nothing waits for it."""
+
+    def on_end(self) -> None:
+        """The client took the call back: nobody waits for its answer."""
+        self._is_over = True
+        self._let_go()
+
+    def _answer_if_whole(self) -> None:
+        try:
+            messages = list(self._reader.messages())
+            if len(messages) != 1 or self._reader.held_bytes:
+                raise Internal("the body of a unary call is not one message")
+        except ServingError as error:
+            self._fail(error)
+            return
+        self._release()
+        self._answer(messages[0])
+
+    def _answer(self, message: bytes) -> None:
+        timeout_s = self._timeout_s
+        try:
+            answer = self._method.handler(message, timeout_s)
+        except ServingError as error:
+            self._fail(error)
+        except Exception:
+            logger.exception("Answering %s failed", self._request.path)
+            self._fail(Internal(_FAILED))
+        else:
+            if type(answer) is bytes:
+                self._succeed(answer)
+            else:
+                self._wait_for(answer, timeout_s)  # type: ignore[arg-type] # bytes are gone
+
+    def _wait_for(self, answer: Awaitable[bytes], timeout_s: float | None) -> None:
+        loop = self._peer.loop
+        self._task = asyncio.ensure_future(answer, loop=loop)
+        self._task.add_done_callback(self._on_answered)
+        if timeout_s is not None:
+            self._deadline = loop.call_later(timeout_s, self._on_deadline)
+
+    def _on_answered(self, task: asyncio.Future[bytes]) -> None:
+        if self._is_over or task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._succeed(task.result())
+        elif isinstance(error, ServingError):
+            self._fail(error)
+        else:
+            logger.error("Answering %s failed", self._request.path, exc_info=error)
+            self._fail(Internal(_FAILED))
+        self._peer.send()
+
+    def _on_deadline(self) -> None:
+        self._fail(DeadlineExceeded("Deadline Exceeded"))
+        self._peer.send()
+
+    def _succeed(self, answer: bytes) -> None:
+        limit = self._limits.answer_bytes
+        if limit is not None and len(answer) > limit:
+            self._fail(
+                ResourceExhausted(f"Sent message larger than max ({len(answer)} vs. {limit})")
+            )
+            return
+        encoding = self._request.answer_encoding
+        connection = self._peer.connection
+        if encoding and len(answer) > COMPRESS_ABOVE_BYTES:
+            body = framed_compressed(answer, encoding)
+            connection.respond(self._stream_id, headers_for(encoding), body, OK_TRAILERS)
+        else:
+            connection.respond(self._stream_id, OK_HEADERS, framed(answer), OK_TRAILERS)
+        self._finish()
+
+    def _fail(self, error: ServingError) -> None:
+        headers = trailers_only(error.code, error.message)
+        self._peer.connection.send_headers(self._stream_id, headers, end_stream=True)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._is_over = True
+        self._let_go()
+        self._peer.done(self._stream_id)
+
+    def _let_go(self) -> None:
+        self._release()
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def _release(self) -> None:
+        if self._held_bytes:
+            self._peer.hold(-self._held_bytes)
+            self._held_bytes = 0
+
+
+class StreamingCall:
+    """A gRPC call with any number of requests and answers."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        stream_id: int,
+        request: GrpcRequest,
+        timeout_s: float | None,
+        method: Streaming,
+        max_bytes: int,
+    ) -> None:
+        self._peer = peer
+        self._stream_id = stream_id
+        self._request = request
+        self._reader = MessageReader(request.encoding, max_bytes)
+        self._messages: deque[bytes] = deque()
+        self._has_ended = False
+        self._news = asyncio.Event()
+        self._flushed = asyncio.Event()
+        self._is_over = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self._task = peer.loop.create_task(self._run(method))
+        if timeout_s is not None:
+            self._deadline = peer.loop.call_later(timeout_s, self._on_deadline)
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Never in a way that has to end: a watch may be silent for days."""
+        return False
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        """Hand over the messages that are complete."""
+        self._reader.feed(data)
+        try:
+            self._messages.extend(self._reader.messages())
+            if len(self._messages) > MAX_WAITING_MESSAGES:
+                raise ResourceExhausted("more requests than the method takes")
+            if ended and self._reader.held_bytes:
+                raise Internal("the last message is cut off")
+        except ServingError as error:
+            self._end(error.code, error.message)
+            return
+        self._has_ended |= ended
+        self._news.set()
+
+    def on_flushed(self) -> None:
+        """The client has room for more."""
+        self._flushed.set()
+
+    def on_end(self) -> None:
+        """The client took the call back."""
+        self._is_over = True
+        self._stop()
+
+    async def _run(self, method: Streaming) -> None:
+        connection = self._peer.connection
+        connection.send_headers(self._stream_id, OK_HEADERS)
+        self._peer.send()
+        try:
+            async for answer in method.handler(self._requests()):
+                await self._send(answer)
+        except ServingError as error:
+            self._end(error.code, error.message)
+        except Exception:
+            logger.exception("Answering %s failed", self._request.path)
+            self._end(Code.INTERNAL, _FAILED)
+        else:
+            self._end(Code.OK, "")
+
+    async def _requests(self) -> AsyncIterator[bytes]:
+        while True:
+            while self._messages:
+                yield self._messages.popleft()
+            if self._has_ended:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    async def _send(self, answer: bytes) -> None:
+        self._flushed.clear()
+        connection = self._peer.connection
+        connection.send_data(self._stream_id, framed(answer), end_stream=False)
+        self._peer.send()
+        if not connection.is_flushed(self._stream_id):
+            await self._flushed.wait()
+
+    def _on_deadline(self) -> None:
+        self._end(Code.DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+    def _end(self, code: Code, message: str) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        trailers = status_headers(code, message)
+        self._peer.connection.send_data(self._stream_id, b"", trailers=trailers)
+        self._peer.done(self._stream_id)
+        self._stop()
+        self._peer.send()
+
+    def _stop(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if asyncio.current_task(self._peer.loop) is not self._task:
+            self._task.cancel()
+
+
+class RefusedCall:
+    """A gRPC call that is answered before its body is there: an unknown method, bad headers."""
+
+    waits_for_peer = True
+
+    def __init__(self, peer: Peer, stream_id: int, error: ServingError) -> None:
+        headers = trailers_only(error.code, error.message)
+        peer.connection.send_headers(stream_id, headers, end_stream=True)
+        peer.done(stream_id)
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        """Nobody reads it."""
+
+    def on_flushed(self) -> None:
+        """Nothing waits for it."""
+
+    def on_end(self) -> None:
+        """It was over before."""
+
+
+class HttpExchange:
+    """A plain HTTP request and its response."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        stream_id: int,
+        head: RequestHead,
+        handler: HttpHandler,
+        max_body_bytes: int,
+    ) -> None:
+        self._peer = peer
+        self._stream_id = stream_id
+        self._head = head
+        self._handler = handler
+        self._max_body_bytes = max_body_bytes
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._task: asyncio.Task[HttpResponse] | None = None
+        self._is_over = False
+        if (head.content_length or 0) > max_body_bytes:
+            self._respond(error_page(413))
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Until the request is complete, and again until the answer is taken."""
+        return self._task is None
+
+    def on_data(self, data: bytes, ended: bool) -> None:
+        """Keep a part of the body; with the last one, answer."""
+        if self._is_over:
+            return
+        self._parts.append(data)
+        self._held += len(data)
+        has_room = self._peer.hold(len(data))
+        if self._held > self._max_body_bytes or not has_room:
+            self._respond(error_page(413))
+        elif ended:
+            self._task = self._peer.loop.create_task(self._handler(self._request()))
+            self._task.add_done_callback(self._on_answered)
+
+    def on_flushed(self) -> None:
+        """Nothing waits for it."""
+
+    def on_end(self) -> None:
+        """The client took the request back."""
+        self._finish()
+
+    def _request(self) -> HttpRequest:
+        head = self._head
+        headers: dict[str, str] = {"host": head.authority.decode("latin-1")}
+        for name, value in head.headers:
+            key, text = name.decode("latin-1"), value.decode("latin-1")
+            headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        return HttpRequest(
+            head.method.decode("latin-1"),
+            head.path.decode("latin-1"),
+            headers,
+            b"".join(self._parts),
+        )
+
+    def _on_answered(self, task: asyncio.Task[HttpResponse]) -> None:
+        if self._is_over or task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            logger.error("Answering %s failed", self._head.path, exc_info=error)
+        self._respond(error_page(500) if error is not None else task.result())
+        self._peer.send()
+
+    def _respond(self, response: HttpResponse) -> None:
+        connection = self._peer.connection
+        headers = [(b":status", b"%d" % response.status)]
+        if response.content_type:
+            headers.append((b"content-type", response.content_type.encode("latin-1")))
+        headers += [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in response.headers
+        ]
+        headers.append((b"content-length", b"%d" % len(response.body)))
+        body = b"" if self._head.method == b"HEAD" else response.body
+        connection.send_headers(self._stream_id, tuple(headers), end_stream=not body)
+        if body:
+            connection.send_data(self._stream_id, body)
+        self._finish()
+        self._peer.done(self._stream_id)
+
+    def _finish(self) -> None:
+        self._is_over = True
+        self._peer.hold(-self._held)
+        self._held = 0
+        self._parts = []
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _is_one_plain_message(body: bytes) -> bool:
+    size = len(body) - PREFIX_BYTES
+    return size >= 0 and body[0] == 0 and int.from_bytes(body[1:PREFIX_BYTES], "big") == size
+
+
+def exchange_for(
+    peer: Peer,
+    stream_id: int,
+    head: RequestHead,
+    timeout: bytes,
+    methods: Methods,
+    handler: HttpHandler,
+    limits: ExchangeLimits,
+) -> Exchange:
+    """The exchange that a request's headers ask for."""
+    request = head.meaning
+    if request is None:
+        request = head.meaning = read_request(head) if is_grpc(head) else False
+    if not isinstance(request, GrpcRequest):
+        return HttpExchange(peer, stream_id, head, handler, limits.body_bytes)
+    if request.fault is not None:
+        return RefusedCall(peer, stream_id, error_for(*request.fault))
+    try:
+        timeout_s = read_timeout(timeout)
+    except ServingError as error:
+        return RefusedCall(peer, stream_id, error)
+    method = methods.get(request.path)
+    if isinstance(method, Unary):
+        return UnaryCall(peer, stream_id, request, timeout_s, method, limits)
+    if isinstance(method, Streaming):
+        return StreamingCall(peer, stream_id, request, timeout_s, method, limits.message_bytes)
+    return RefusedCall(peer, stream_id, unknown_method(request.path))

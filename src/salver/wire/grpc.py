@@ -1,0 +1,227 @@
+"""gRPC over HTTP/2, as far as it is bytes: timeouts, messages, statuses.
+
+The rules are those of gRPC's "gRPC over HTTP2" protocol document.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from salver.errors import Code, Internal, ResourceExhausted, Unimplemented
+from salver.wire.hpack import Header, Headers
+from salver.wire.http2 import HeaderSet
+from salver.wire.http2_headers import RequestHead
+
+PREFIX_BYTES: Final = 5
+"""In front of each message: whether it is compressed, and its length."""
+
+CONTENT_TYPE: Final = b"application/grpc"
+
+MAX_MESSAGE_TEXT: Final = 1024
+"""A longer status text is cut to this, as in TensorFlow Serving: it travels in a header."""
+
+OK_HEADERS: Final = HeaderSet((b":status", b"200"), (b"content-type", CONTENT_TYPE))
+OK_TRAILERS: Final = HeaderSet((b"grpc-status", b"0"))
+
+_COMPRESSED_HEADERS: Final = {
+    name: HeaderSet(*OK_HEADERS.headers, (b"grpc-encoding", name)) for name in (b"gzip", b"deflate")
+}
+
+_WINDOW_BITS: Final = {b"gzip": 31, b"deflate": 15}
+"""zlib's word for the two formats."""
+
+_TIMEOUT_UNITS_S: Final = {
+    ord("H"): 3600.0,
+    ord("M"): 60.0,
+    ord("S"): 1.0,
+    ord("m"): 1e-3,
+    ord("u"): 1e-6,
+    ord("n"): 1e-9,
+}
+
+JOINED_BYTES: Final = 4096
+"""Parts of a body smaller than this are joined as they come."""
+
+COMPRESS_ABOVE_BYTES: Final = 1024
+"""Shorter messages are not worth compressing."""
+
+_PLAIN: Final = frozenset(range(0x20, 0x7F)) - {ord("%")}
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcRequest:
+    """What a call's headers ask for; the same for all calls that differ in their timeout only."""
+
+    path: str
+    encoding: bytes
+    """How compressed messages of the request are compressed."""
+
+    answer_encoding: bytes
+    """How messages of the answer may be: as the request's, if the client takes that."""
+
+    fault: tuple[Code, str] | None = None
+
+
+def is_grpc(head: RequestHead) -> bool:
+    """Whether a request is a gRPC call."""
+    content_type = head.header(b"content-type")
+    return content_type[: len(CONTENT_TYPE)] == CONTENT_TYPE and content_type[
+        len(CONTENT_TYPE) : len(CONTENT_TYPE) + 1
+    ] in (b"", b"+", b";")
+
+
+def read_request(head: RequestHead) -> GrpcRequest:
+    """Read what a call's headers ask for; what is wrong with them is said in ``fault``."""
+    encoding = head.header(b"grpc-encoding") or b"identity"
+    accepted = [name.strip() for name in head.header(b"grpc-accept-encoding").split(b",")]
+    fault = None
+    if head.method != b"POST":
+        fault = (Code.INTERNAL, f"a gRPC call is a POST, not a {_shown(head.method)}")
+    elif encoding not in (b"identity", *_WINDOW_BITS):
+        fault = (
+            Code.UNIMPLEMENTED,
+            f"grpc-encoding {_shown(encoding)} is not known here; gzip, deflate and identity are",
+        )
+    return GrpcRequest(
+        path=_shown(head.path),
+        encoding=encoding,
+        answer_encoding=encoding if encoding in accepted and encoding != b"identity" else b"",
+        fault=fault,
+    )
+
+
+def read_timeout(value: bytes) -> float | None:
+    """The seconds of a ``grpc-timeout``; None without one.
+
+    Raises:
+        Internal: it is not a number of up to eight digits and a unit.
+    """
+    if not value:
+        return None
+    digits, unit = value[:-1], _TIMEOUT_UNITS_S.get(value[-1])
+    if unit is None or not digits.isdigit() or len(digits) > 8:
+        raise Internal(f"grpc-timeout {_shown(value)} is no time")
+    return int(digits) * unit
+
+
+class MessageReader:
+    """Cuts the body of a request into messages."""
+
+    def __init__(self, encoding: bytes, max_bytes: int) -> None:
+        self._encoding = encoding
+        self._max_bytes = max_bytes
+        self._parts: list[bytes | bytearray] = []
+        self._held_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of a message that is not complete."""
+        return self._held_bytes
+
+    def feed(self, data: bytes) -> None:
+        """Take a part of the body; small ones are put together, or they would cost more to keep."""
+        self._held_bytes += len(data)
+        last = self._parts[-1] if self._parts else b""
+        if isinstance(last, bytearray) and len(last) < JOINED_BYTES:
+            last += data
+        else:
+            self._parts.append(bytearray(data) if len(data) < JOINED_BYTES else data)
+
+    def messages(self) -> Iterator[bytes]:
+        """Every message that is complete.
+
+        Raises:
+            ResourceExhausted: one is larger than the limit.
+            ServingError: one is compressed in a way that is not known or not right.
+        """
+        while self._held_bytes >= PREFIX_BYTES:
+            if len(self._parts[0]) < PREFIX_BYTES:
+                self._parts = [b"".join(self._parts)]
+            prefix = self._parts[0][:PREFIX_BYTES]
+            length = int.from_bytes(prefix[1:PREFIX_BYTES], "big")
+            if length > self._max_bytes:
+                raise ResourceExhausted(
+                    f"Received message larger than max ({length} vs. {self._max_bytes})"
+                )
+            end = PREFIX_BYTES + length
+            if self._held_bytes < end:
+                return
+            whole = b"".join(self._parts)
+            message, rest = whole[PREFIX_BYTES:end], whole[end:]
+            self._parts = [rest] if rest else []
+            self._held_bytes = len(rest)
+            yield self._plain(prefix[0], message)
+
+    def _plain(self, flag: int, message: bytes) -> bytes:
+        if flag == 0:
+            return message
+        if flag != 1 or self._encoding == b"identity":
+            raise Internal("a message says it is compressed, and its call does not say how")
+        return decompressed(message, self._encoding, self._max_bytes)
+
+
+def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
+    """A message as it was before ``encoding``.
+
+    Raises:
+        Internal: it is not compressed like that.
+        ResourceExhausted: it is larger than ``max_bytes``; no more than that is ever unpacked.
+    """
+    unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+    try:
+        plain = unpacker.decompress(message, max_bytes + 1)
+    except zlib.error as error:
+        raise Internal(f"a message is no {encoding.decode()}: {error}") from error
+    if len(plain) > max_bytes:
+        raise ResourceExhausted(f"a message unpacks to more than {max_bytes} bytes")
+    if not unpacker.eof:
+        raise Internal(f"a message ends in the middle of its {encoding.decode()}")
+    return plain
+
+
+def framed(message: bytes) -> bytes:
+    """A message with its prefix."""
+    return b"\0" + len(message).to_bytes(4, "big") + message
+
+
+def framed_compressed(message: bytes, encoding: bytes) -> bytes:
+    """A message, compressed, with its prefix."""
+    packer = zlib.compressobj(1, zlib.DEFLATED, _WINDOW_BITS[encoding])
+    packed = packer.compress(message) + packer.flush()
+    return b"\1" + len(packed).to_bytes(4, "big") + packed
+
+
+def headers_for(encoding: bytes) -> HeaderSet:
+    """The headers of an answer whose messages are compressed, or not with ``b""``."""
+    return _COMPRESSED_HEADERS.get(encoding, OK_HEADERS)
+
+
+def status_headers(code: Code, message: str) -> tuple[Header, ...]:
+    """The headers that carry a status: the whole of an answer's trailers."""
+    encoded = message.encode("utf-8", "surrogateescape")
+    if len(encoded) > MAX_MESSAGE_TEXT:
+        encoded = encoded[:MAX_MESSAGE_TEXT] + b"...TRUNCATED"
+    status = (b"grpc-status", b"%d" % code)
+    return (status, (b"grpc-message", percent_encoded(encoded))) if encoded else (status,)
+
+
+def trailers_only(code: Code, message: str) -> Headers:
+    """A whole answer that has a status and no message."""
+    return (*OK_HEADERS.headers, *status_headers(code, message))
+
+
+def percent_encoded(text: bytes) -> bytes:
+    """A status text as a header may hold it: everything but printable ASCII becomes ``%XX``."""
+    return b"".join(b"%c" % octet if octet in _PLAIN else b"%%%02X" % octet for octet in text)
+
+
+def unknown_method(path: str) -> Unimplemented:
+    """What a call of a method that nobody offers gets."""
+    return Unimplemented(f"there is no method {path}")
+
+
+def _shown(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
