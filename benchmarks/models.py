@@ -71,7 +71,24 @@ def large(version: Path) -> None:
     tf.saved_model.save(module, str(version), signatures=through)
 
 
-WRITERS: Final[Mapping[str, Callable[[Path], None]]] = {**MODELS, "large": large}
+def image_mean(version: Path) -> None:
+    """The mean of each image: a large input, next to no work, a small output."""
+    tf = tensorflow()
+    module = tf.Module()
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 224, 224, 3], tf.float32, name="x")])
+    def mean(x):
+        return {"y": tf.reduce_mean(x, axis=[1, 2, 3])}
+
+    module.mean = mean
+    tf.saved_model.save(module, str(version), signatures=mean)
+
+
+WRITERS: Final[Mapping[str, Callable[[Path], None]]] = {
+    **MODELS,
+    "large": large,
+    "image_mean": image_mean,
+}
 
 
 def main() -> None:

@@ -38,13 +38,12 @@ _CONTENT_TAG: Final = b"\x22"  # tensor_content, field 4
 class _Run:
     """Where the numbers of one tensor stand in a message, and what they are."""
 
-    __slots__ = ("alias", "count", "dtype", "end", "shape", "start")
+    __slots__ = ("alias", "dtype", "end", "shape", "start")
 
     def __init__(self, alias: str, array: np.ndarray, start: int) -> None:
         self.alias = alias
         self.dtype = array.dtype
         self.shape = array.shape
-        self.count = array.size
         self.start = start
         self.end = start + array.nbytes
 
@@ -72,34 +71,31 @@ class _Pattern:
 
     def filled(self, arrays: Sequence[np.ndarray]) -> bytes:
         """The message with the numbers of ``arrays``, which are alike to those it was made of."""
-        parts = [self._fixed[0][2]]
-        for array, (_, _, fixed) in zip(arrays, self._fixed[1:], strict=True):
-            parts.append(array.tobytes())
-            parts.append(fixed)
+        fixed = self._fixed
+        if len(arrays) == 1:  # by far the most frequent
+            return b"".join((fixed[0][2], arrays[0].tobytes(), fixed[1][2]))
+        parts = [fixed[0][2]]
+        for array, (_, _, after) in zip(arrays, fixed[1:], strict=True):
+            parts += (array.tobytes(), after)
         return b"".join(parts)
 
 
 class KnownPredict:
     """A PredictRequest but for its numbers, and the answer it had, but for its own."""
 
-    __slots__ = ("_answer", "_answered_by", "_pattern", "kind", "plan", "request", "spec")
+    __slots__ = ("_answer", "_pattern", "plan", "request", "spec")
 
     def __init__(self, pattern: _Pattern, spec: ModelSpec, request: PredictRequest) -> None:
         self._pattern = pattern
-        self._answer: _Pattern | None = None
-        self._answered_by = 0
+        self._answer: tuple[int, _Pattern] | None = None  # replaced whole: any thread may read it
         self.spec = spec
         self.request = request
-        self.kind: object = None
         self.plan: object = None
-        """What its reader found out about it; kept with it for next time, as is ``kind``."""
+        """What its reader found out about it, kept with it for next time."""
 
     def inputs(self, data: bytes) -> list[np.ndarray]:
         """The tensors in a message that fits, in the order of ``aliases``: views of it."""
-        return [
-            np.frombuffer(data, run.dtype, run.count, run.start).reshape(run.shape)
-            for run in self._pattern.runs
-        ]
+        return [np.ndarray(run.shape, run.dtype, data, run.start) for run in self._pattern.runs]
 
     @property
     def aliases(self) -> list[str]:
@@ -112,10 +108,12 @@ class KnownPredict:
 
     def answer(self, version: int, outputs: Sequence[np.ndarray]) -> bytes | None:
         """The answer with these outputs; None where it is not known how it is written."""
-        pattern = self._answer
-        if pattern is None or version != self._answered_by:
+        if self._answer is None:
             return None
-        for run, output in zip(pattern.runs, outputs, strict=True):
+        answered_by, pattern = self._answer
+        if version != answered_by:
+            return None
+        for run, output in zip(pattern.runs, outputs):  # noqa: B905 - as many as were learned
             if output.shape != run.shape or output.dtype != run.dtype:
                 return None
         return pattern.filled(outputs)
@@ -126,7 +124,7 @@ class KnownPredict:
         """Keep how an answer was written; ``outputs`` have to stand in ``data`` in their order."""
         pattern = _pattern(data, dict(zip(aliases, outputs, strict=True)))
         if pattern is not None and [run.alias for run in pattern.runs] == list(aliases):
-            self._answer, self._answered_by = pattern, version
+            self._answer = version, pattern
 
 
 class PredictMemo:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import perf_counter
 from typing import Final, TypeVar
@@ -36,6 +37,17 @@ T = TypeVar("T")
 
 PREDICTION_SERVICE: Final = "/tensorflow.serving.PredictionService/"
 MODEL_SERVICE: Final = "/tensorflow.serving.ModelService/"
+
+
+class _KnownPlan:
+    """How to answer a known Predict: what to run, and where."""
+
+    __slots__ = ("is_predictable", "kind", "predict")
+
+    def __init__(self, predict: PredictPlan, kind: Kind, is_predictable: bool) -> None:
+        self.predict = predict
+        self.kind = kind
+        self.is_predictable = is_predictable
 
 
 class GrpcServices:
@@ -72,11 +84,14 @@ class GrpcServices:
     def predict(self, data: bytes, timeout_s: float | None) -> Answer:
         """PredictionService.Predict."""
         known = self._memo.find(data)
-        if known is not None:
-            answer = self._predict_known(known, data, timeout_s)
-            if answer is not None:
-                return answer
-        return self._counted("Predict", grpc_codec.read_predict, self._predict, data, timeout_s)
+        plan = None if known is None else known.plan
+        if known is None or not isinstance(plan, _KnownPlan):
+            return self._counted("Predict", grpc_codec.read_predict, self._predict, data, timeout_s)
+        started = perf_counter()
+        call = partial(self._predict_known, known, plan, data, timeout_s)
+        if plan.kind.is_quick and plan.is_predictable:
+            return self._here("Predict", known.spec, plan.kind, call, started)
+        return self._elsewhere("Predict", known.spec, plan.kind, call, started)
 
     def classify(self, data: bytes, timeout_s: float | None) -> Answer:
         """PredictionService.Classify."""
@@ -111,47 +126,31 @@ class GrpcServices:
     # The short way.
 
     def _predict_known(
-        self, known: KnownPredict, data: bytes, timeout_s: float | None
-    ) -> bytes | None:
-        """Answer a Predict like one before; None where the long way has to look at it.
+        self, known: KnownPredict, plan: _KnownPlan, data: bytes, timeout_s: float | None
+    ) -> tuple[float, bytes]:
+        """Answer a Predict like one before.
 
-        What it leaves out was found in order the first time and depends on nothing that it does
+        What this leaves out was found in order the first time and depends on nothing that it does
         not look at: the bytes outside the numbers, and the signature they were checked against.
         """
-        plan, kind = known.plan, known.kind
-        if not isinstance(plan, PredictPlan) or not isinstance(kind, Kind) or not kind.is_quick:
-            return None
-        started = perf_counter()
-        try:
-            with self._core.handle(known.spec) as handle:
-                servable = handle.servable
-                if servable.signatures.get(plan.name) is not plan.signature:
-                    return None  # another version, whose checks may differ
-                if not servable.predictable:
-                    return None
-                run_started = perf_counter()
-                outputs = plan.run(servable, known.inputs(data), timeout_s)
-                run_ended = perf_counter()
+        with self._core.handle(known.spec) as handle:
+            servable = handle.servable
+            if servable.signatures.get(plan.predict.name) is plan.predict.signature:
+                started = perf_counter()
+                outputs = plan.predict.run(servable, known.inputs(data), timeout_s)
+                run_us = (perf_counter() - started) * 1e6
                 version = handle.id.version
-        except ServingError as error:
-            self._failed("Predict", known.spec.name, error)
-            raise
-        answer = known.answer(version, outputs)
-        if answer is None:
-            answer = self._write_and_learn(known, version, plan.aliases, outputs)
-        took_s = perf_counter() - started
-        kind.ran_here(took_s)
-        recorder = self._recorders.of(known.spec.name, "Predict", "Predict")
-        recorder.succeeded(took_s * 1e6, (run_ended - run_started) * 1e6)
-        return answer
+                answer = known.answer(version, outputs)
+                return run_us, answer or self._written(known, plan, version, outputs)
+        known.plan = None  # another version, whose checks may differ: the long way looks again
+        spec, request = grpc_codec.read_predict(data)
+        return self._predict(spec, request, timeout_s)
 
-    def _write_and_learn(
-        self,
-        known: KnownPredict,
-        version: int,
-        aliases: tuple[str, ...],
-        outputs: list[np.ndarray],
+    def _written(
+        self, known: KnownPredict, plan: _KnownPlan, version: int, outputs: list[np.ndarray]
     ) -> bytes:
+        """The answer as the codec writes it, remembered for the next one like it."""
+        aliases = plan.predict.aliases
         named = dict(zip(aliases, outputs, strict=True))
         answer = grpc_codec.write_predict(
             _answered(known.spec, version), named, as_content=self._as_content
@@ -164,15 +163,12 @@ class GrpcServices:
         known = self._memo.learn(data, spec, request)
         if known is None:
             return
-        try:
-            with self._core.handle(spec) as handle:
-                name = spec.signature_name or DEFAULT_SERVING_SIGNATURE
-                signature = handle.servable.signatures.get(name)
-        except ServingError:
-            return
-        if signature is not None:
-            known.kind = kind
-            known.plan = PredictPlan(name, signature, known.aliases, request.output_filter)
+        name = spec.signature_name or DEFAULT_SERVING_SIGNATURE
+        with suppress(ServingError), self._core.handle(spec) as handle:
+            signature = handle.servable.signatures.get(name)
+            if signature is not None:
+                plan = PredictPlan(name, signature, known.aliases, request.output_filter)
+                known.plan = _KnownPlan(plan, kind, handle.servable.predictable)
 
     # The long way.
 
@@ -193,16 +189,30 @@ class GrpcServices:
         call = partial(infer, spec, request, timeout_s)
         size = max(len(data), grpc_codec.declared_values(request))
         kind = self._placement.kind((api, spec, size.bit_length()))
-        if not self._belongs_here(kind, spec):
-            return self._elsewhere(api, spec, kind, call, started)
+        learn = None
+        if isinstance(request, PredictRequest):
+            learn = partial(self._learn, data, spec, request, kind)
+        if self._belongs_here(kind, spec):
+            return self._here(api, spec, kind, call, started, learn)
+        return self._elsewhere(api, spec, kind, call, started, learn)
+
+    def _here(
+        self,
+        api: str,
+        spec: ModelSpec,
+        kind: Kind,
+        call: Callable[[], tuple[float, bytes]],
+        started: float,
+        learn: Callable[[], None] | None = None,
+    ) -> bytes:
         try:
             run_us, answer = self._placement.run_here(kind, call)
         except ServingError as error:
             self._failed(api, spec.name, error)
             raise
         self._succeeded(api, spec.name, started, run_us)
-        if isinstance(request, PredictRequest):
-            self._learn(data, spec, request, kind)
+        if learn is not None:
+            learn()
         return answer
 
     async def _elsewhere(
@@ -212,6 +222,7 @@ class GrpcServices:
         kind: Kind,
         call: Callable[[], tuple[float, bytes]],
         started: float,
+        learn: Callable[[], None] | None = None,
     ) -> bytes:
         code = Code.INTERNAL  # what a bug that leaves by exception counts as
         try:
@@ -228,6 +239,8 @@ class GrpcServices:
             if code is not Code.OK:
                 self._metrics.request_count.increment(spec.name, code.name)
         self._succeeded(api, spec.name, started, run_us)
+        if learn is not None:
+            learn()
         return answer
 
     def _belongs_here(self, kind: Kind, spec: ModelSpec) -> bool:

@@ -48,6 +48,7 @@ JSON: Final = "application/json"
 TEXT: Final = "text/plain"
 
 ROUTES_REMEMBERED: Final = 256
+KINDS_REMEMBERED: Final = 1024
 
 MAX_VERSION: Final = 2**63 - 1
 
@@ -233,6 +234,9 @@ class RestApi:
         self._clock = clock
         self._parse_target = lru_cache(ROUTES_REMEMBERED)(parse_target)
         self._route_of = lru_cache(ROUTES_REMEMBERED)(route_of)
+        self._kind = lru_cache(KINDS_REMEMBERED)(
+            lambda verb, spec, size: placement.kind((verb, spec, size))
+        )
         self._inferences: Mapping[Verb, Callable[[ModelSpec, HttpRequest], tuple[float, bytes]]] = {
             Verb.PREDICT: self._predict,
             Verb.CLASSIFY: self._classify,
@@ -303,11 +307,12 @@ class RestApi:
         self, verb: Verb, spec: ModelSpec, request: HttpRequest
     ) -> tuple[float, bytes]:
         """The microseconds in the model and the body of the answer."""
-        kind = self._placement.kind((verb, spec, len(request.body).bit_length()))
+        kind = self._kind(verb, spec, len(request.body).bit_length())
         call = partial(self._inferences[verb], spec, request)
         # What a packed body holds cannot be told from its size.
-        if self._core.is_predictable(spec) and "content-encoding" not in request.headers:
-            return await self._placement.run(kind, call, lane=spec.name)
+        is_told_by_size = "content-encoding" not in request.headers
+        if kind.is_quick and is_told_by_size and self._core.is_predictable(spec):
+            return self._placement.run_here(kind, call)
         return await self._placement.run_on_thread(kind, call, lane=spec.name)
 
     async def _tell(self, route: Route, request: HttpRequest, target: Target) -> bytes:

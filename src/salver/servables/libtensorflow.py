@@ -307,9 +307,11 @@ class LibTensorFlow:
             return self._take_strings(tensor, shape)
         size = self._tensor_byte_size(tensor)
         if size < _COPY_BELOW:
-            copied = ctypes.string_at(self._tensor_data(tensor), size)
+            values: np.ndarray = np.ndarray(
+                shape, dtype, ctypes.string_at(self._tensor_data(tensor), size)
+            )
             self.delete_tensor(tensor)
-            return np.frombuffer(copied, dtype).reshape(shape)
+            return values
         lent = np.asarray(_LentTensor(self, tensor, size))
         return lent.view(dtype).reshape(shape)
 
@@ -370,8 +372,8 @@ class _Desk:
     __slots__ = ("inputs", "inputs_at", "outputs", "outputs_at")
 
     def __init__(self, plan: Plan) -> None:
-        self.inputs = (c_void_p * plan.input_count)()
-        self.outputs = (c_void_p * plan.output_count)()
+        self.inputs: Any = (c_void_p * plan.input_count)()  # Any: ctypes arrays of pointers
+        self.outputs: Any = (c_void_p * plan.output_count)()
         self.inputs_at = ctypes.addressof(self.inputs)
         self.outputs_at = ctypes.addressof(self.outputs)
 
@@ -446,7 +448,10 @@ class Session:
             for i in range(made):
                 library.delete_tensor(inputs[i])
         library.check(status)
-        results = self._take_all(desk.outputs, plan.output_count)
+        if plan.output_count == 1:  # by far the most frequent
+            results = [library.take_array(desk.outputs[0])]
+        else:
+            results = self._take_all(desk.outputs, plan.output_count)
         plan.desks.append(desk)
         return results
 

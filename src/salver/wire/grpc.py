@@ -149,8 +149,12 @@ class MessageReader:
             end = PREFIX_BYTES + length
             if self._held_bytes < end:
                 return
-            whole = b"".join(self._parts)
-            message, rest = whole[PREFIX_BYTES:end], whole[end:]
+            if self._held_bytes == end:  # one copy of a large message less
+                self._parts[0] = self._parts[0][PREFIX_BYTES:]
+                message, rest = b"".join(self._parts), b""
+            else:
+                whole = b"".join(self._parts)
+                message, rest = whole[PREFIX_BYTES:end], whole[end:]
             self._parts = [rest] if rest else []
             self._held_bytes = len(rest)
             yield self._plain(prefix[0], message)

@@ -227,7 +227,8 @@ class Http1Protocol(asyncio.Protocol):
         self._deadline.cancel()
         if self._task is not None:
             self._task.cancel()
-        self._server.hold(-self._held_bytes)
+        self._reader.give_up(503)  # or what it holds would stay until the garbage collector comes
+        self._count_held()
         self._server.closed(self)
 
     def pause_writing(self) -> None:

@@ -385,6 +385,7 @@ def unpacked_body(request: HttpRequest, *, max_bytes: int = MAX_UNPACKED_BODY_BY
     except zlib.error:
         return b""
     if len(body) > max_bytes:
+        del body  # the error's traceback would keep it
         raise InvalidArgument(
             f"The gzip body of {len(request.body)} bytes unpacks to more than the "
             f"{max_bytes} bytes allowed; send it uncompressed or in smaller requests"
