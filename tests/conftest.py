@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
 
 from certificates import Authority
 from saved_models import Shelf
+
+# No example has a deadline: a busy machine is not a bug.  Where a change has to pass, the examples
+# are the same each time; everywhere else they are new ones.
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
 @pytest.fixture(scope="session")

@@ -425,9 +425,11 @@ def test_end_of_a_client_is_quiet(
         )
         client.sendall(GET)
         page = client.recv(1 << 16)
-        plain = client.unwrap()
-        rest = received_from(plain)
-        plain.close()
+        rest = b""
+        with suppress(ssl.SSLEOFError):  # the asyncio of Python 3.10 hangs up without a word
+            plain = client.unwrap()
+            rest = received_from(plain)
+            plain.close()
 
     assert page.endswith(b"/hello")
     assert rest == b""
