@@ -112,6 +112,23 @@ def test_accept_that_fails_is_tried_again_after_a_moment(
     assert caplog.messages == [f"Cannot accept connections: {errno.errorcode[code]}; trying again"]
 
 
+def test_log_is_not_filled_while_accepting_fails(
+    loop: SteppedLoop, guests: Guests, caplog: pytest.LogCaptureFixture
+):
+    """A want of descriptors may last: one line says so, and a later one how often."""
+    listening = ailing(*[errno.EMFILE] * 10)
+    acceptor = Acceptor(listening, guests, loop=loop)
+
+    with socket.create_connection(listening.getsockname()):
+        loop.step()
+        for _ in range(10):
+            loop.advance(RETRY_S)
+        acceptor.close()
+
+    assert len(guests.sockets) == 1
+    assert caplog.messages == ["Cannot accept connections: EMFILE; trying again"]
+
+
 def test_client_that_left_the_queue_is_no_error(
     loop: SteppedLoop, guests: Guests, caplog: pytest.LogCaptureFixture
 ):

@@ -274,6 +274,7 @@ class StreamingCall:
         self._news = asyncio.Event()
         self._flushed = asyncio.Event()
         self._is_over = False
+        self._held_bytes = 0
         self._deadline: asyncio.TimerHandle | None = None
         self._task = peer.loop.create_task(self._run(method))
         if timeout_s is not None:
@@ -286,9 +287,12 @@ class StreamingCall:
 
     def on_data(self, data: bytes, ended: bool) -> None:
         """Hand over the messages that are complete."""
+        if self._is_over:
+            return
         self._reader.feed(data)
         try:
             self._messages.extend(self._reader.messages())
+            self._hold(self._reader.held_bytes)
             if len(self._messages) > MAX_WAITING_MESSAGES:
                 raise ResourceExhausted("more requests than the method takes")
             if ended and self._reader.held_bytes:
@@ -353,7 +357,14 @@ class StreamingCall:
         self._stop()
         self._peer.send()
 
+    def _hold(self, held_bytes: int) -> None:
+        more_bytes = held_bytes - self._held_bytes
+        self._held_bytes = held_bytes
+        if not self._peer.hold(more_bytes) and more_bytes > 0:
+            raise ResourceExhausted("the server holds too much of unfinished requests")
+
     def _stop(self) -> None:
+        self._hold(0)
         if self._deadline is not None:
             self._deadline.cancel()
         if asyncio.current_task(self._peer.loop) is not self._task:

@@ -42,6 +42,10 @@ _TIMEOUT_UNITS_S: Final = {
     ord("n"): 1e-9,
 }
 
+MAX_UNPACKED_BYTES: Final = 100 << 20
+MAX_UNPACKED_TIMES: Final = 16
+"""A compressed message unpacks to the first, or to so many times its own size, and no further."""
+
 JOINED_BYTES: Final = 4096
 """Parts of a body smaller than this are joined as they come."""
 
@@ -175,6 +179,7 @@ def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
         ResourceExhausted: it is larger than ``max_bytes``; no more than that is ever unpacked.
     """
     unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
+    max_bytes = min(max_bytes, max(MAX_UNPACKED_BYTES, MAX_UNPACKED_TIMES * len(message)))
     try:
         plain = unpacker.decompress(message, max_bytes + 1)
     except zlib.error as error:

@@ -58,6 +58,9 @@ from salver.wire.huffman import Huffman
 USEFUL_BYTES: Final = 256
 """A frame that moves as much of a body is honest work; smaller pieces are cut off a body's end."""
 
+OCTETS_LIKE_A_FRAME: Final = 64
+"""So many octets of headers that are too large count like a frame that brings nothing."""
+
 HEADER_FRAME_EXTRAS: Final = 1 + 255 + 5
 """What a HEADERS frame may hold besides its block: padding, its length, and a priority."""
 
@@ -235,6 +238,11 @@ class Http2Connection:
     def open_streams(self) -> int:
         """Streams that are not closed."""
         return len(self._streams)
+
+    @property
+    def body_bytes_left(self) -> int:
+        """Bytes of a DATA frame that has begun to arrive: they cost nothing to act on."""
+        return self._data_left
 
     @property
     def has_settings(self) -> bool:
@@ -609,7 +617,7 @@ class Http2Connection:
         if len(self._streams) >= self._max_streams:
             raise StreamRuleError(stream_id, ErrorCode.REFUSED_STREAM, "too many streams at once")
         if decoded.meaning is None:
-            decoded.meaning = self._read_head(stream_id, decoded)
+            decoded.meaning = self._read_head(stream_id, decoded, len(block))
         head, timeout = decoded.meaning
         if head.fault:
             raise StreamRuleError(stream_id, ErrorCode.PROTOCOL_ERROR, head.fault)
@@ -623,8 +631,12 @@ class Http2Connection:
         )
         self._events.append(_event(RequestReceived, (stream_id, head, ended, timeout)))
 
-    def _read_head(self, stream_id: int, block: HeaderBlock) -> tuple[RequestHead, bytes]:
+    def _read_head(
+        self, stream_id: int, block: HeaderBlock, block_bytes: int
+    ) -> tuple[RequestHead, bytes]:
         if block.is_too_large:
+            # Each octet may have been a reference to an entry: decoding it has cost its time.
+            self._idle_frames += block_bytes // OCTETS_LIKE_A_FRAME
             raise StreamRuleError(stream_id, ErrorCode.ENHANCE_YOUR_CALM, "too large headers")
         return self._heads.read(block.headers)
 

@@ -7,7 +7,8 @@ server's sweep looks at each connection now and then and ends those whose peer h
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol, cast
+from time import perf_counter
+from typing import Final, Protocol, cast
 
 from salver.wire.calls import Methods
 from salver.wire.exchanges import Exchange, ExchangeLimits, HttpHandler, exchange_for
@@ -23,6 +24,12 @@ from salver.wire.http2 import (
 from salver.wire.http2_frames import ErrorCode
 from salver.wire.huffman import Huffman
 from salver.wire.pings import TOO_MANY, PingRules, PingWatch
+
+TURN_S: Final = 1e-3
+"""How long one connection is acted on before the others have their turn."""
+
+PIECE_BYTES: Final = 4096
+"""As much of what arrived is acted on at once: a read may hold thousands of requests."""
 
 
 class Owner(Protocol):
@@ -56,6 +63,8 @@ class Http2Protocol(asyncio.Protocol):
         self._exchanges: dict[int, Exchange] = {}
         self._transport: asyncio.Transport | None = None
         self._is_paused = False
+        self._is_resting = False
+        self._waiting: memoryview | None = None  # what arrived, from where the last turn ended
         self._unsent_bytes = 0  # when it was last looked at
         self._released_bytes = 0  # likewise
         self._released_s = owner.loop.time()
@@ -72,8 +81,47 @@ class Http2Protocol(asyncio.Protocol):
         self.send()
 
     def data_received(self, data: bytes) -> None:
-        """Act on everything that arrived, then send everything that came of it."""
+        """Act on what arrived, in turns with the other connections if it is much."""
         self.heard_s = self.loop.time()
+        if len(data) <= PIECE_BYTES and self._waiting is None:
+            self._act_on(data)
+            self.send()
+            return
+        waiting = self._waiting
+        self._waiting = memoryview(data if waiting is None else bytes(waiting) + data)
+        if not self._is_resting:
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Act on what waits until it is done, the turn is over, or the peer has to read first."""
+        waiting, position = self._waiting, 0
+        if waiting is None or self._transport is None:
+            return
+        self._waiting = None
+        ends_s = perf_counter() + TURN_S
+        is_over = False
+        while position < len(waiting) and not (is_over or self.connection.is_closed):
+            size = max(PIECE_BYTES, self.connection.body_bytes_left)
+            self._act_on(bytes(waiting[position : position + size]))
+            position += size
+            is_over = perf_counter() >= ends_s
+        if position < len(waiting):
+            self._waiting = waiting[position:]
+        self.send()
+        if is_over and self._transport is not None and not self._transport.is_closing():
+            self._is_resting = True
+            self._transport.pause_reading()
+            self.loop.call_soon(self._rest_is_over)
+
+    def _rest_is_over(self) -> None:
+        self._is_resting = False
+        if self._is_paused:
+            return
+        self._take_turn()
+        if not self._is_resting and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _act_on(self, data: bytes) -> None:
         exchanges = self._exchanges
         for event in self.connection.receive(data):
             kind = type(event)
@@ -89,7 +137,6 @@ class Http2Protocol(asyncio.Protocol):
                 self._flushed(event.stream_id)  # type: ignore[union-attr]
             elif kind is PingReceived:
                 self._count_ping()
-        self.send()
 
     def eof_received(self) -> bool:
         """A client that has finished sending has finished."""
@@ -112,8 +159,8 @@ class Http2Protocol(asyncio.Protocol):
         """The client reads again."""
         self._is_paused = False
         self.heard_s = self.loop.time()
-        if self._transport is not None:
-            self._transport.resume_reading()
+        if not self._is_resting:
+            self._rest_is_over()
 
     # The exchanges' side.
 
