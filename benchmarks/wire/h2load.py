@@ -132,8 +132,15 @@ def tree_cpu_seconds(pid: int) -> float:
 def _tree(pid: int) -> Iterator[int]:
     yield pid
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from _tree(int(child))
+        for child in _children(task):
+            yield from _tree(child)
+
+
+def _children(task: Path) -> list[int]:
+    try:
+        return [int(child) for child in (task / "children").read_text().split()]
+    except OSError:  # a thread may end while it is looked at
+        return []
 
 
 def _cpu_seconds(pid: int) -> float:

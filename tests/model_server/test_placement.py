@@ -14,9 +14,9 @@ from salver.errors import NotFound
 from salver.model_server.placement import (
     FELT_S,
     INLINE_BELOW_S,
+    INTERPRETER_WAIT_S,
     MAX_KEYS,
     QUICK_RUNS_TO_FORGIVE,
-    WAIT_FACTOR,
     Kind,
     Placement,
 )
@@ -130,7 +130,7 @@ def test_on_a_thread_the_processors_time_counts():
     def call() -> None:
         on_loop.append(threading.get_ident() == loop_thread)
         cpu_clock.advance(QUICK_S)
-        clock.advance(QUICK_S if on_loop[-1] else QUICK_S * WAIT_FACTOR)
+        clock.advance(QUICK_S if on_loop[-1] else INTERPRETER_WAIT_S / 2)
 
     with ThreadPoolExecutor(1) as pool:
         placement = Placement(pool, clock=clock, cpu_clock=cpu_clock)
@@ -147,7 +147,7 @@ def test_on_a_thread_the_processors_time_counts():
 def test_a_thread_that_waits_for_something_else_is_slow():
     """Little of the processor and much of the clock: such a call would hold the loop."""
     clock = FakeClock()
-    call = Call(clock, FELT_S * WAIT_FACTOR)
+    call = Call(clock, INTERPRETER_WAIT_S * 2)
     with ThreadPoolExecutor(1) as pool:
         placement = Placement(pool, clock=clock, cpu_clock=FakeClock())
 

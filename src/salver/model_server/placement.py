@@ -7,8 +7,8 @@ goes where it is cheapest.
 On the loop the time on the clock counts: that is what the others wait.  One slow run there is more
 often the machine's doing than the call's, so it takes two in a row, or one that is felt, to leave
 the loop.  On a thread most of the clock's time may be a wait for the interpreter, so the
-processor's time counts there, and the clock's only when it is many times that.  A kind that comes
-back to the loop and has to leave it again stays away longer each time.
+processor's time counts there, and the clock's only beyond what such waits explain.  A kind that
+comes back to the loop and has to leave it again stays away longer each time.
 
 On the threads each lane, which is a model, has so many places and no more: a slow model fills its
 own and leaves the others theirs.
@@ -37,8 +37,8 @@ FELT_S: Final = 20e-3
 
 SLOW_RUNS_IN_A_ROW: Final = 2
 
-WAIT_FACTOR: Final = 8
-"""How much of a thread's time on the clock may be waiting for the interpreter."""
+INTERPRETER_WAIT_S: Final = 2e-3
+"""How long a thread may wait for the interpreter for each call that is on a thread beside it."""
 
 MAX_QUICK_RUNS_BEFORE_RETURN: Final = 1024
 QUICK_RUNS_TO_FORGIVE: Final = 1000
@@ -116,6 +116,7 @@ class Placement:
         self._cpu_clock = cpu_clock
         self._kinds: OrderedDict[Hashable, Kind] = OrderedDict()
         self._lanes: dict[str, _Lane] = {}
+        self._on_threads = 0
 
     def kind(self, key: Hashable) -> Kind:
         """What is known of the calls with this key; the same object as long as it is remembered."""
@@ -161,13 +162,16 @@ class Placement:
                 return call()
             finally:
                 cpu_s, wall_s = self._cpu_clock() - cpu_started, self._clock() - started
-                took_s = max(cpu_s, wall_s / WAIT_FACTOR)
+                waited_s = wall_s - cpu_s
+                took_s = cpu_s if waited_s < INTERPRETER_WAIT_S * self._on_threads else wall_s
 
         loop = asyncio.get_running_loop()
         async with self._place(lane):
+            self._on_threads += 1
             try:
                 return await loop.run_in_executor(self._executor, timed)
             finally:
+                self._on_threads -= 1
                 kind.ran_there(took_s)
 
     @asynccontextmanager
