@@ -35,6 +35,10 @@ test: .venv/installed ## Run the tests
 conformance: .venv/installed .cache/bin/h2spec ## Put HTTP/2 to the test of h2spec (needs Go once)
 	$(BIN)/python tools/conformance.py .cache/bin/h2spec
 
+.PHONY: clients
+clients: .venv/installed ## Put the server to real clients of many languages: ARGS="grpc-go curl"
+	$(BIN)/python tests/clients/run.py $(ARGS)
+
 .PHONY: fuzz
 fuzz: .venv/installed ## Fuzz the parsers for a while: ARGS="--seconds 1800"
 	PYTHONPATH=tests $(BIN)/python -m fuzz hpack $(ARGS)
