@@ -20,14 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakes import FakeTransport, SteppedLoop
-from salver.wire.http1 import (
-    Handler,
-    Http1Server,
-    Patience,
-    bind_tcp,
-    bind_unix,
-    start_http_server,
-)
+from salver.wire.accepting import bind_tcp, bind_unix
+from salver.wire.http1 import Handler, Http1Server, Patience, start_http_server
 from salver.wire.http1_messages import HttpRequest, HttpResponse, Limits
 
 GET = b"GET /%d HTTP/1.1\r\n\r\n"

@@ -19,8 +19,6 @@ from types import coroutine
 from typing import Any, Final, cast
 
 from salver.wire.accepting import BACKLOG
-from salver.wire.accepting import bind_tcp as bind_tcp  # for those who still take it from here
-from salver.wire.accepting import bind_unix as bind_unix
 from salver.wire.http1_messages import (
     CONTINUE,
     DateStamp,
@@ -576,7 +574,7 @@ async def start_http_server(
     limits: Limits | None = None,
     patience: Patience | None = None,
 ) -> Http1Server:
-    """Serve ``handler`` on bound sockets: see ``bind_tcp`` and ``bind_unix``."""
+    """Serve ``handler`` on bound sockets: see ``accepting.bind_tcp`` and ``bind_unix``."""
     server = Http1Server(handler, loop=asyncio.get_running_loop(), limits=limits, patience=patience)
     for each in listening:
         await server.listen(each)
