@@ -307,6 +307,32 @@ def turnstile(version: Path) -> None:
     tf.saved_model.save(module, str(version), signatures=pass_through)
 
 
+def memory(version: Path) -> None:
+    """Gives back what it was given last, which it keeps as it came, and what it is given now.
+
+    ``squares`` says less of its shape than a size in bytes tells.
+    """
+    tf = tensorflow()
+    module = tf.Module()
+    module.last = tf.Variable(np.zeros(2, np.float32))
+    given = tf.TensorSpec([2], tf.float32, name="x")
+
+    @tf.function(input_signature=[given])
+    def swap(x):
+        last = module.last.read_value()
+        with tf.control_dependencies([last]):
+            module.last.assign(x)
+        return {"last": last, "now": tf.identity(x)}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
+    def squares(x):
+        return {"y": x * x}
+
+    module.swap, module.squares = swap, squares
+    signatures = {"serving_default": swap, "squares": squares}
+    tf.saved_model.save(module, str(version), signatures=signatures)
+
+
 # --- Written as TensorFlow 1 writes them ----------------------------------------------------------
 
 
@@ -552,6 +578,7 @@ MODELS: Final[Mapping[str, Callable[[Path], None]]] = {
         mobilenet_v2,
         several_signatures,
         turnstile,
+        memory,
         v1_half_plus_two,
         v1_classifier,
         awkward_signatures,

@@ -12,7 +12,7 @@ import pytest
 from fakes import FakeClock
 from salver.errors import NotFound
 from salver.model_server.placement import (
-    FELT_S,
+    CLOSE_LOOKS,
     INLINE_BELOW_S,
     INTERPRETER_WAIT_S,
     MAX_KEYS,
@@ -20,6 +20,18 @@ from salver.model_server.placement import (
     Kind,
     Placement,
 )
+from salver.model_server.thread_time import ThreadTime, thread_time
+
+
+class FakeThreadClock:
+    """What the thread did, in the test's hands; with a clock given, all of its time is work."""
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        self.cpu_clock = clock or FakeClock()
+        self.waits = 0
+
+    def __call__(self) -> ThreadTime:
+        return ThreadTime(self.cpu_clock.now_s, self.waits)
 
 
 class Call:
@@ -42,7 +54,7 @@ def run_all(*took_s: float, key: str = "kind") -> tuple[Placement, Call]:
     clock = FakeClock()
     call = Call(clock, 0.0)
     with ThreadPoolExecutor(1) as pool:
-        placement = Placement(pool, clock=clock, cpu_clock=clock)
+        placement = Placement(pool, clock=clock, thread_clock=FakeThreadClock(clock))
 
         async def run() -> None:
             for call.took_s in took_s:
@@ -83,18 +95,60 @@ def test_a_first_run_that_is_slow_says_little():
     assert call.on_loop == [False, False, True]
 
 
-def test_one_slow_run_is_forgiven_and_two_in_a_row_leave_the_loop():
-    """A single one is more often the machine's doing than the call's."""
-    _, call = run_all(QUICK_S, SLOW_S, QUICK_S, SLOW_S, SLOW_S, SLOW_S)
+def test_a_slow_run_is_followed_by_close_looks():
+    """The first may be the machine's doing; two more that cost as much leave the loop."""
+    _, call = run_all(QUICK_S, SLOW_S, QUICK_S, SLOW_S, QUICK_S, SLOW_S, SLOW_S)
 
-    assert call.on_loop == [False, True, True, True, True, False]
+    assert call.on_loop == [False, True, True, True, True, True, False]
 
 
-def test_one_run_that_is_felt_leaves_the_loop_and_quick_ones_come_back():
-    """What holds the loop that long must not do it twice."""
-    _, call = run_all(QUICK_S, QUICK_S, FELT_S * 2, *[0.0] * 4)
+def test_close_looks_end_after_quick_runs():
+    """They cost something, so a kind that proved quick is believed again."""
+    quick_again = [QUICK_S] * CLOSE_LOOKS
+    _, call = run_all(QUICK_S, SLOW_S, *quick_again, SLOW_S, QUICK_S)
 
-    assert call.on_loop == [False, True, True, False, False, True, True]
+    assert call.on_loop == [False, *[True] * (len(quick_again) + 3)]
+
+
+def run_slowly(*, waits: bool) -> list[bool]:
+    """Runs that take long by the clock and little of the processor; where each of them ran."""
+    clock, thread_clock = FakeClock(), FakeThreadClock()
+    on_loop: list[bool] = []
+    loop_thread = threading.get_ident()
+
+    def call() -> None:
+        on_loop.append(threading.get_ident() == loop_thread)
+        thread_clock.cpu_clock.advance(QUICK_S)
+        if on_loop[-1]:
+            clock.advance(SLOW_S)
+            thread_clock.waits += waits
+
+    with ThreadPoolExecutor(1) as pool:
+        placement = Placement(pool, clock=clock, thread_clock=thread_clock)
+
+        async def run() -> None:
+            for _ in range(5):
+                await placement.run(placement.kind("kind"), call)
+
+        asyncio.run(run())
+    return on_loop
+
+
+def test_a_machine_that_was_busy_elsewhere_is_not_held_against_a_call():
+    """The thread was ready all the time: such a call is as quick as before."""
+    assert run_slowly(waits=False) == [False, True, True, True, True]
+
+
+def test_a_call_that_waits_holds_the_loop():
+    """Little of the processor and much of the clock, by its own doing: that is slow."""
+    assert run_slowly(waits=True) == [False, True, True, True, False]
+
+
+def leave(kind: Kind) -> None:
+    """Make a kind leave the loop."""
+    kind.took_here(SLOW_S)
+    while kind.is_quick:
+        kind.cost_here(SLOW_S)
 
 
 def test_a_kind_that_keeps_leaving_stays_away_longer_each_time():
@@ -104,60 +158,55 @@ def test_a_kind_that_keeps_leaving_stays_away_longer_each_time():
     for _ in range(5):
         runs = 0
         while not kind.is_quick:
-            kind.ran_there(QUICK_S)
+            kind.cost_there(QUICK_S)
             runs += 1
         before_return.append(runs)
-        kind.ran_here(SLOW_S)
-        kind.ran_here(SLOW_S)
+        leave(kind)
     while not kind.is_quick:
-        kind.ran_there(QUICK_S)
+        kind.cost_there(QUICK_S)
     for _ in range(QUICK_RUNS_TO_FORGIVE):
-        kind.ran_here(QUICK_S)
-    kind.ran_here(FELT_S * 2)
-    kind.ran_there(QUICK_S)
-    kind.ran_there(QUICK_S)
+        kind.took_here(QUICK_S)
+    leave(kind)
+    kind.cost_there(QUICK_S)
+    kind.cost_there(QUICK_S)
 
     assert before_return == [1, 2, 4, 8, 16]
     assert kind.is_quick
 
 
-def test_on_a_thread_the_processors_time_counts():
-    """A wait for the interpreter is not the call's; on the loop, the clock's time is."""
-    clock, cpu_clock = FakeClock(), FakeClock()
+def run_on_threads(waited_s: float) -> list[bool]:
+    """Runs that wait so long on a thread and not on the loop; where each of them ran."""
+    clock, thread_clock = FakeClock(), FakeThreadClock()
     on_loop: list[bool] = []
     loop_thread = threading.get_ident()
 
     def call() -> None:
         on_loop.append(threading.get_ident() == loop_thread)
-        cpu_clock.advance(QUICK_S)
-        clock.advance(QUICK_S if on_loop[-1] else INTERPRETER_WAIT_S / 2)
+        thread_clock.cpu_clock.advance(QUICK_S)
+        clock.advance(QUICK_S)
+        if not on_loop[-1]:
+            clock.advance(waited_s)
+            thread_clock.waits += 1
 
     with ThreadPoolExecutor(1) as pool:
-        placement = Placement(pool, clock=clock, cpu_clock=cpu_clock)
+        placement = Placement(pool, clock=clock, thread_clock=thread_clock)
 
         async def run() -> None:
             for _ in range(3):
                 await placement.run(placement.kind("kind"), call)
 
         asyncio.run(run())
+    return on_loop
 
-    assert on_loop == [False, True, True]
+
+def test_a_wait_for_the_interpreter_is_not_the_calls():
+    """On a thread the processor's time counts: the interpreter is shared with the loop."""
+    assert run_on_threads(INTERPRETER_WAIT_S / 2) == [False, True, True]
 
 
 def test_a_thread_that_waits_for_something_else_is_slow():
-    """Little of the processor and much of the clock: such a call would hold the loop."""
-    clock = FakeClock()
-    call = Call(clock, INTERPRETER_WAIT_S * 2)
-    with ThreadPoolExecutor(1) as pool:
-        placement = Placement(pool, clock=clock, cpu_clock=FakeClock())
-
-        async def run() -> None:
-            for _ in range(4):
-                await placement.run(placement.kind("kind"), call)
-
-        asyncio.run(run())
-
-    assert not any(call.on_loop)
+    """Longer than for the interpreter: such a call would hold the loop."""
+    assert run_on_threads(INTERPRETER_WAIT_S * 2) == [False, False, False]
 
 
 def test_kinds_are_measured_apart():
@@ -175,7 +224,7 @@ def test_an_error_is_the_callers_and_teaches_all_the_same():
         raise NotFound("nothing here")
 
     with ThreadPoolExecutor(1) as pool:
-        placement = Placement(pool, clock=FakeClock(), cpu_clock=FakeClock())
+        placement = Placement(pool, clock=FakeClock(), thread_clock=FakeThreadClock())
         for _ in range(2):
             with pytest.raises(NotFound):
                 asyncio.run(placement.run(placement.kind("kind"), fail))
@@ -186,7 +235,7 @@ def test_an_error_is_the_callers_and_teaches_all_the_same():
 def test_kinds_are_forgotten_before_they_are_too_many():
     """A peer that invents names grows nothing without end."""
     with ThreadPoolExecutor(1) as pool:
-        placement = Placement(pool, clock=FakeClock(), cpu_clock=FakeClock())
+        placement = Placement(pool, clock=FakeClock(), thread_clock=FakeThreadClock())
 
         async def run() -> None:
             for i in range(MAX_KEYS + 1):
@@ -255,3 +304,17 @@ def test_a_call_taken_back_gives_its_turn_to_the_next():
         asyncio.run(run())
 
     assert ran == [0, 2]
+
+
+def test_the_thread_clock_knows_waiting_from_working():
+    """Work moves its time; a wait for a lock is counted and costs next to nothing."""
+    start = thread_time()
+    while thread_time().cpu_s - start.cpu_s < 1e-3:
+        pass
+    worked = thread_time()
+    threading.Event().wait(1e-3)
+    waited = thread_time()
+
+    assert worked.cpu_s - start.cpu_s >= 1e-3
+    assert waited.waits > worked.waits
+    assert waited.cpu_s - worked.cpu_s < 1e-3

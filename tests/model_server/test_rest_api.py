@@ -20,6 +20,7 @@ from salver.errors import Code, DeadlineExceeded, InvalidArgument, NotFound, err
 from salver.metrics import Metrics
 from salver.model_server.placement import Placement
 from salver.model_server.rest_api import RestApi, Route, Target, Verb, parse_target, route_of
+from salver.model_server.thread_time import ThreadTime
 from salver.signature import CLASSIFY_METHOD, REGRESS_METHOD, Signature, TensorInfo
 from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
 
@@ -115,7 +116,9 @@ class Door:
         self.core = FakeCore()
         self.metrics = Metrics()
         self.executor = InlineExecutor()
-        placement = Placement(self.executor, clock=lambda: 0.0, cpu_clock=lambda: 0.0)
+        placement = Placement(
+            self.executor, clock=lambda: 0.0, thread_clock=lambda: ThreadTime(0.0, 0)
+        )
         self.api = RestApi(self.core, self.metrics, placement, **options)
 
     def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> HttpResponse:

@@ -171,6 +171,34 @@ def test_state_is_kept_between_runs(load):
     assert counts == [1.0, 2.0, 3.0]
 
 
+def test_an_input_that_the_graph_keeps_is_not_written_over(load):
+    """Input tensors are filled again for the next run, but never one that a variable holds."""
+    servable = load("memory")
+    answers = [ask(servable, x=floats(n, -n)) for n in (1.0, 2.0, 3.0)]
+
+    assert [answer["last"].tolist() for answer in answers] == [[0, 0], [1, -1], [2, -2]]
+    assert [answer["now"].tolist() for answer in answers] == [[1, -1], [2, -2], [3, -3]]
+
+
+def test_runs_after_each_other_may_differ_in_shape_and_type_and_fail(load):
+    """What is kept for the next run serves the next that is like it, and no other."""
+    servable = load("all_dtypes")
+    shapes: list[tuple[int, ...]] = [(2,), (2,), (0,), (3, 1), (1, 3), (3,), (2,), (5000,), (2,)]
+    for number, shape in enumerate(shapes):
+        given = np.full(shape, number, np.float32)
+        assert_same(ask(servable, "float", x=given), {"y": given})
+        with pytest.raises(InvalidArgument):
+            ask(servable, "float", x=given.astype(np.float64))
+
+
+def test_a_size_in_bytes_is_not_taken_for_a_shape(load):
+    """Two open dimensions: the same number of values may stand in several ways."""
+    servable = load("memory")
+    for shape in ((2, 3), (3, 2), (6, 1), (1, 6), (2, 3), (0, 4), (4, 0)):
+        given = np.ones(shape, np.float32)
+        assert_same(ask(servable, "squares", x=given), {"y": given})
+
+
 def test_signatures_tell_types_shapes_methods_and_defaults(load):
     """What was exported can be read off the servable."""
     signature = load("several_signatures").signatures["scale"]

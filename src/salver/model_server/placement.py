@@ -4,11 +4,12 @@ A hop to a thread and back costs tens of microseconds, more than a small model n
 the loop makes every other request wait.  So each kind of call is measured, every time it runs, and
 goes where it is cheapest.
 
-On the loop the time on the clock counts: that is what the others wait.  One slow run there is more
-often the machine's doing than the call's, so it takes two in a row, or one that is felt, to leave
-the loop.  On a thread most of the clock's time may be a wait for the interpreter, so the
-processor's time counts there, and the clock's only beyond what such waits explain.  A kind that
-comes back to the loop and has to leave it again stays away longer each time.
+The clock alone does not tell a slow call from a machine that was busy with something else, which on
+shared processors is the more frequent of the two.  So a run on the loop that took long by the clock
+is only a reason to look closely at the next ones: what counts then is what the thread itself spent,
+and the whole of the clock's time only where it waited for something.  On a thread most of the
+clock's time may be a wait for the interpreter, so there it counts beyond what such waits explain.
+A kind that comes back to the loop and has to leave it again stays away longer each time.
 
 On the threads each lane, which is a model, has so many places and no more: a slow model fills its
 own and leaves the others theirs.
@@ -22,20 +23,22 @@ from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from time import perf_counter, thread_time
+from time import perf_counter
 from typing import Final, TypeVar
 
 from salver.errors import ResourceExhausted
+from salver.model_server.thread_time import ThreadClock, ThreadTime, thread_time
 
 T = TypeVar("T")
 
 INLINE_BELOW_S: Final = 200e-6
 """A call expected to take less than this runs on the event loop: about four thread hops."""
 
-FELT_S: Final = 20e-3
-"""A run on the loop that takes longer is one too many."""
+CLOSE_LOOKS: Final = 16
+"""Runs that are looked at closely after one that took long by the clock."""
 
-SLOW_RUNS_IN_A_ROW: Final = 2
+SLOW_LOOKS: Final = 2
+"""So many of them that cost too much leave the loop: a single one may be an interrupt's doing."""
 
 INTERPRETER_WAIT_S: Final = 2e-3
 """How long a thread may wait for the interpreter for each call that is on a thread beside it."""
@@ -54,40 +57,52 @@ MAX_WAITING: Final = 10_000
 class Kind:
     """What is known of one kind of call: whether it belongs on the loop, and how sure that is."""
 
-    __slots__ = ("_quick_runs", "_runs_before_return", "_slow_runs", "is_quick")
+    __slots__ = (
+        "_quick_runs",
+        "_runs_before_return",
+        "_slow_looks",
+        "close_looks_left",
+        "is_quick",
+    )
 
     def __init__(self) -> None:
         self.is_quick = False
         """Whether it belongs on the event loop; nothing is known to be quick at first."""
-        self._slow_runs = 0  # on the loop, in a row
+        self.close_looks_left = 0
+        """Runs on the loop whose cost is to be measured, not only their time on the clock."""
+        self._slow_looks = 0
         self._quick_runs = 0  # where it runs now, in a row
         self._runs_before_return = 1
 
-    def ran_here(self, took_s: float) -> None:
+    def took_here(self, took_s: float) -> None:
         """Learn from a run on the loop that took so long by the clock."""
-        if took_s < INLINE_BELOW_S:
-            self._slow_runs = 0
-            self._quick_runs += 1
-            if self._quick_runs == QUICK_RUNS_TO_FORGIVE:
-                self._runs_before_return = 1
-            return
-        self._slow_runs += 1
-        if self._slow_runs >= SLOW_RUNS_IN_A_ROW or took_s > FELT_S:
-            self.is_quick = False
-            self._slow_runs = self._quick_runs = 0
-            self._runs_before_return = min(
-                2 * self._runs_before_return, MAX_QUICK_RUNS_BEFORE_RETURN
-            )
-
-    def ran_there(self, took_s: float) -> None:
-        """Learn from a run on a thread that cost so much of the processor's time."""
         if took_s >= INLINE_BELOW_S:
+            self.close_looks_left = CLOSE_LOOKS
+            self._slow_looks = 0
+            return
+        self._quick_runs += 1
+        if self._quick_runs == QUICK_RUNS_TO_FORGIVE:
+            self._runs_before_return = 1
+
+    def cost_here(self, cost_s: float) -> None:
+        """Learn from a run on the loop that was looked at closely and cost so much."""
+        self.close_looks_left -= 1
+        self._slow_looks += cost_s >= INLINE_BELOW_S
+        if self._slow_looks < SLOW_LOOKS:
+            return
+        self.is_quick = False
+        self.close_looks_left = self._quick_runs = 0
+        self._runs_before_return = min(2 * self._runs_before_return, MAX_QUICK_RUNS_BEFORE_RETURN)
+
+    def cost_there(self, cost_s: float) -> None:
+        """Learn from a run on a thread that cost so much."""
+        if cost_s >= INLINE_BELOW_S:
             self._quick_runs = 0
             return
         self._quick_runs += 1
         if self._quick_runs >= self._runs_before_return:
             self.is_quick = True
-            self._slow_runs = self._quick_runs = 0
+            self._quick_runs = 0
 
 
 @dataclass
@@ -108,12 +123,12 @@ class Placement:
         *,
         threads_per_lane: int = 1,
         clock: Callable[[], float] = perf_counter,
-        cpu_clock: Callable[[], float] = thread_time,
+        thread_clock: ThreadClock = thread_time,
     ) -> None:
         self._executor = executor
         self._threads_per_lane = threads_per_lane
         self._clock = clock
-        self._cpu_clock = cpu_clock
+        self._thread_clock = thread_clock
         self._kinds: OrderedDict[Hashable, Kind] = OrderedDict()
         self._lanes: dict[str, _Lane] = {}
         self._on_threads = 0
@@ -131,11 +146,28 @@ class Placement:
 
     def run_here(self, kind: Kind, call: Callable[[], T]) -> T:
         """Run a call on the event loop, at once, and learn from it; its error is the caller's."""
+        if kind.close_looks_left:
+            return self._run_closely(kind, call)
         started = self._clock()
         try:
             return call()
         finally:
-            kind.ran_here(self._clock() - started)
+            kind.took_here(self._clock() - started)
+
+    def _run_closely(self, kind: Kind, call: Callable[[], T]) -> T:
+        before, started = self._thread_clock(), self._clock()
+        try:
+            return call()
+        finally:
+            kind.cost_here(self._cost_s(before, self._clock() - started))
+
+    def _cost_s(self, before: ThreadTime, took_s: float) -> float:
+        """What a run cost: the processor's time, and its waits unless for the interpreter."""
+        after = self._thread_clock()
+        cpu_s = after.cpu_s - before.cpu_s
+        if after.waits == before.waits:
+            return cpu_s
+        return cpu_s if took_s - cpu_s < INTERPRETER_WAIT_S * self._on_threads else took_s
 
     async def run(self, kind: Kind, call: Callable[[], T], *, lane: str = "") -> T:
         """Run ``call`` where calls of its kind are cheapest; its error is the caller's.
@@ -153,17 +185,15 @@ class Placement:
         Raises:
             ResourceExhausted: too many calls of the lane wait for a thread.
         """
-        took_s = INLINE_BELOW_S  # what is learned of a call that never ran
+        cost_s = INLINE_BELOW_S  # what is learned of a call that never ran
 
         def timed() -> T:
-            nonlocal took_s
-            started, cpu_started = self._clock(), self._cpu_clock()
+            nonlocal cost_s
+            before, started = self._thread_clock(), self._clock()
             try:
                 return call()
             finally:
-                cpu_s, wall_s = self._cpu_clock() - cpu_started, self._clock() - started
-                waited_s = wall_s - cpu_s
-                took_s = cpu_s if waited_s < INTERPRETER_WAIT_S * self._on_threads else wall_s
+                cost_s = self._cost_s(before, self._clock() - started)
 
         loop = asyncio.get_running_loop()
         async with self._place(lane):
@@ -172,7 +202,7 @@ class Placement:
                 return await loop.run_in_executor(self._executor, timed)
             finally:
                 self._on_threads -= 1
-                kind.ran_there(took_s)
+                kind.cost_there(cost_s)
 
     @asynccontextmanager
     async def _place(self, name: str) -> AsyncIterator[None]:

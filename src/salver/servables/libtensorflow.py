@@ -16,27 +16,30 @@ import importlib.util
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from ctypes import c_char, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from collections.abc import Callable, Sequence
+from ctypes import c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
 from salver.dtypes import DType, numpy_dtypes
-from salver.errors import FailedPrecondition, InvalidArgument, NotFound, ServingError, error_for
+from salver.errors import FailedPrecondition, InvalidArgument, error_for
 
-_OUTPUT: Final = struct.Struct("Pi4x")
-"""struct TF_Output { TF_Operation* oper; int index; }."""
+
+class Output(ctypes.Structure):
+    """struct TF_Output: one output of one operation."""
+
+    _fields_ = (("operation", c_void_p), ("index", c_int))
+
 
 _TSTRING_BYTES: Final = 24
 _SMALL: Final = struct.Struct("B23s")
 _SMALL_CAPACITY: Final = 22
 """struct TF_TString holds up to this many bytes in place, its first byte being length * 4."""
 
-_COPY_BELOW: Final = 16 << 10
+COPY_BELOW: Final = 16 << 10
 """An output smaller than this is copied; a larger one is lent from TensorFlow's own memory."""
 
 # The C API's functions: name, result, arguments. TF_SessionRun and the like wait, so they are
@@ -56,6 +59,9 @@ _QUICK: Final[dict[str, tuple[Any, ...]]] = {
     "TF_NewGraph": (c_void_p,),
     "TF_GraphOperationByName": (c_void_p, c_void_p, c_char_p),
     "TF_OperationNumOutputs": (c_int, c_void_p),
+    "TF_OperationOutputType": (c_int, Output),
+    "TF_GraphGetTensorNumDims": (c_int, c_void_p, Output, c_void_p),
+    "TF_GraphGetTensorShape": (None, c_void_p, Output, c_void_p, c_int, c_void_p),
     "TF_AllocateTensor": (c_void_p, c_int, c_void_p, c_int, c_size_t),
     "TF_NewTensor": (
         c_void_p,
@@ -68,6 +74,7 @@ _QUICK: Final[dict[str, tuple[Any, ...]]] = {
         c_void_p,
     ),
     "TF_DeleteTensor": (None, c_void_p),
+    "TF_TensorMaybeMove": (c_void_p, c_void_p),
     "TF_TensorType": (c_int, c_void_p),
     "TF_NumDims": (c_int, c_void_p),
     "TF_Dim": (c_int64, c_void_p, c_int),
@@ -82,32 +89,16 @@ _QUICK: Final[dict[str, tuple[Any, ...]]] = {
 _WAITING: Final[dict[str, tuple[Any, ...]]] = {
     "TF_LoadLibrary": (c_void_p, c_char_p, c_void_p),
     "TF_LoadSessionFromSavedModel": (c_void_p, *(c_void_p,) * 4, c_int, *(c_void_p,) * 3),
-    "TF_SessionRun": (
-        None,
-        *(c_void_p,) * 4,
-        c_int,
-        *(c_void_p,) * 2,
-        c_int,
-        c_void_p,
-        c_int,
-        *(c_void_p,) * 2,
-    ),
     "TF_CloseSession": (None, c_void_p, c_void_p),
     "TF_DeleteSession": (None, c_void_p, c_void_p),
     "TF_DeleteGraph": (None, c_void_p),
 }
 
-_NUMPY_DTYPES: Final = numpy_dtypes()
-_NUMBERS: Final = {dtype: number for number, dtype in _NUMPY_DTYPES.items()}
+NUMPY_DTYPES: Final = numpy_dtypes()
+_NUMBERS: Final = {dtype: number for number, dtype in NUMPY_DTYPES.items()}
 _STRING: Final = int(DType.STRING)
 
 _Deallocator: Final = ctypes.CFUNCTYPE(None, c_void_p, c_size_t, c_void_p)
-
-
-class _Buffer(ctypes.Structure):
-    """struct TF_Buffer: bytes that TensorFlow wrote."""
-
-    _fields_ = (("data", c_void_p), ("length", c_size_t), ("data_deallocator", c_void_p))
 
 
 class LibTensorFlow:
@@ -147,6 +138,12 @@ class LibTensorFlow:
         self._num_dims = self._call["TF_NumDims"]
         self._dim = self._call["TF_Dim"]
         self.delete_tensor = self._call["TF_DeleteTensor"]
+        self.session_run = waiting["TF_SessionRun"]
+        """Takes ctypes objects, None and small numbers as they are: checking them would show."""
+        self.session_run.restype = None
+        self.bytes_at = ctypes.pythonapi["PyBytes_FromStringAndSize"]
+        """A copy of memory, by address and size."""
+        self.bytes_at.restype, self.bytes_at.argtypes = ctypes.py_object, (c_void_p, c_ssize_t)
         self._dims = lru_cache(maxsize=1024)(_dims)
         self._statuses: deque[int] = deque()
         self._strings_in_use: dict[int, tuple[Any, Sequence[int]]] = {}
@@ -180,9 +177,15 @@ class LibTensorFlow:
         if code == 0:
             self._statuses.append(status)
             return
+        try:
+            self.raise_for(status)
+        finally:
+            self._call["TF_DeleteStatus"](status)
+
+    def raise_for(self, status: int | c_void_p) -> NoReturn:
+        """Raise what a status says; the code and the text are TensorFlow's."""
         message = ctypes.string_at(self._call["TF_Message"](status))
-        self._call["TF_DeleteStatus"](status)
-        raise error_for(code, message.decode("utf-8", "surrogateescape"))
+        raise error_for(self._get_code(status), message.decode("utf-8", "surrogateescape"))
 
     def load_op_library(self, path: Path) -> None:
         """Register the custom ops and kernels of a shared library, for good.
@@ -193,43 +196,6 @@ class LibTensorFlow:
         status = self.take_status()
         self._call["TF_LoadLibrary"](bytes(path), status)
         self.check(status)
-
-    def load_session(self, path: Path, tags: Sequence[str], config: bytes = b"") -> Session:
-        """Load the SavedModel in ``path``: restore its variables, run its init op.
-
-        ``config`` is a serialized ``tensorflow.ConfigProto``.
-
-        Raises:
-            ServingError: what TensorFlow's loader says.
-        """
-        options = self._call["TF_NewSessionOptions"]()
-        graph = self._call["TF_NewGraph"]()
-        meta_graph = self._call["TF_NewBuffer"]()
-        try:
-            status = self.take_status()
-            self._call["TF_SetConfig"](options, config, len(config), status)
-            self.check(status)
-            encoded = [tag.encode() for tag in tags]
-            tag_array = (c_char_p * len(encoded))(*encoded)
-            status = self.take_status()
-            session = self._call["TF_LoadSessionFromSavedModel"](
-                options,
-                None,
-                bytes(path),
-                ctypes.cast(tag_array, c_void_p),
-                len(encoded),
-                graph,
-                meta_graph,
-                status,
-            )
-            self.check(status)
-        except ServingError:
-            self._call["TF_DeleteBuffer"](meta_graph)
-            self._call["TF_DeleteGraph"](graph)
-            raise
-        finally:
-            self._call["TF_DeleteSessionOptions"](options)
-        return Session(self, session, graph, meta_graph)
 
     def new_tensor(self, array: np.ndarray) -> int:
         """A TF_Tensor holding a copy of ``array``; give it back with ``TF_DeleteTensor``.
@@ -244,7 +210,7 @@ class LibTensorFlow:
         tensor: int = self._allocate_tensor(number, self._dims(array.shape), array.ndim, size)
         if size:
             target = self._tensor_data(tensor)
-            if size < _COPY_BELOW:
+            if size < COPY_BELOW:
                 ctypes.memmove(target, array.tobytes(), size)
             else:
                 contiguous = np.ascontiguousarray(array)
@@ -299,14 +265,14 @@ class LibTensorFlow:
         else:
             shape = tuple([self._dim(tensor, i) for i in range(rank)])
         number = self._tensor_type(tensor)
-        dtype = _NUMPY_DTYPES.get(number)
+        dtype = NUMPY_DTYPES.get(number)
         if dtype is None:
             self.delete_tensor(tensor)
             raise InvalidArgument(f"an output of type {number} cannot be sent")
         if number == _STRING:
             return self._take_strings(tensor, shape)
         size = self._tensor_byte_size(tensor)
-        if size < _COPY_BELOW:
+        if size < COPY_BELOW:
             values: np.ndarray = np.ndarray(
                 shape, dtype, ctypes.string_at(self._tensor_data(tensor), size)
             )
@@ -351,143 +317,6 @@ class _LentTensor:
         self._library.delete_tensor(self._tensor)
 
 
-class Plan:
-    """One set of feeds and fetches of a session, resolved once and run many times."""
-
-    __slots__ = ("_inputs", "_outputs", "desks", "input_count", "inputs", "output_count", "outputs")
-
-    def __init__(self, inputs: Sequence[tuple[int, int]], outputs: Sequence[tuple[int, int]]):
-        self._inputs = _packed_outputs(inputs)
-        self._outputs = _packed_outputs(outputs)
-        self.inputs = ctypes.addressof(self._inputs)
-        self.outputs = ctypes.addressof(self._outputs)
-        self.input_count = len(inputs)
-        self.output_count = len(outputs)
-        self.desks: deque[_Desk] = deque()
-
-
-class _Desk:
-    """The arrays that one run at a time reads and writes; kept for the next run."""
-
-    __slots__ = ("inputs", "inputs_at", "outputs", "outputs_at")
-
-    def __init__(self, plan: Plan) -> None:
-        self.inputs: Any = (c_void_p * plan.input_count)()  # Any: ctypes arrays of pointers
-        self.outputs: Any = (c_void_p * plan.output_count)()
-        self.inputs_at = ctypes.addressof(self.inputs)
-        self.outputs_at = ctypes.addressof(self.outputs)
-
-
-class Session:
-    """A loaded SavedModel: its graph, its variables, and runs over them."""
-
-    def __init__(self, library: LibTensorFlow, session: int, graph: int, meta_graph: int) -> None:
-        self._library = library
-        self._session = session
-        self._graph = graph
-        self._meta_graph = meta_graph
-        self._session_run = library["TF_SessionRun"]
-
-    @contextmanager
-    def meta_graph_def(self) -> Iterator[memoryview]:
-        """The serialized MetaGraphDef, in TensorFlow's memory; freed at the end, so once only."""
-        buffer = _Buffer.from_address(self._meta_graph)
-        view = memoryview((c_char * buffer.length).from_address(buffer.data)).cast("B")
-        try:
-            yield view
-        finally:
-            view.release()
-            self._library["TF_DeleteBuffer"](self._meta_graph)
-            self._meta_graph = 0
-
-    def plan(self, feeds: Sequence[str], fetches: Sequence[str]) -> Plan:
-        """Resolve tensor names (``op:index``, or ``op`` for its first output).
-
-        Raises:
-            NotFound: the graph has no such tensor.
-        """
-        inputs = [self._tensor(name, "FeedInputs: unable to find feed output {}") for name in feeds]
-        outputs = [self._tensor(name, "FetchOutputs node {}: not found") for name in fetches]
-        return Plan(inputs, outputs)
-
-    def run(
-        self, plan: Plan, arrays: Iterable[np.ndarray], run_options: int | None
-    ) -> list[np.ndarray]:
-        """Run once; ``run_options`` is a TF_Buffer with a ``tensorflow.RunOptions``.
-
-        Raises:
-            ServingError: what TensorFlow says.
-        """
-        try:
-            desk = plan.desks.pop()
-        except IndexError:
-            desk = _Desk(plan)
-        library = self._library
-        inputs = desk.inputs
-        made = 0
-        try:
-            for array in arrays:
-                inputs[made] = library.new_tensor(array)
-                made += 1
-            status = library.take_status()
-            self._session_run(
-                self._session,
-                run_options,
-                plan.inputs,
-                desk.inputs_at,
-                made,
-                plan.outputs,
-                desk.outputs_at,
-                plan.output_count,
-                None,
-                0,
-                None,
-                status,
-            )
-        finally:
-            for i in range(made):
-                library.delete_tensor(inputs[i])
-        library.check(status)
-        if plan.output_count == 1:  # by far the most frequent
-            results = [library.take_array(desk.outputs[0])]
-        else:
-            results = self._take_all(desk.outputs, plan.output_count)
-        plan.desks.append(desk)
-        return results
-
-    def _take_all(self, outputs: Any, count: int) -> list[np.ndarray]:  # a ctypes array
-        taken: list[np.ndarray] = []
-        position = 0
-        try:
-            while position < count:
-                position += 1
-                taken.append(self._library.take_array(outputs[position - 1]))
-        except ServingError:
-            for i in range(position, count):
-                self._library.delete_tensor(outputs[i])
-            raise
-        return taken
-
-    def close(self) -> None:
-        """Free the session, its variables and its graph.  No run may be under way or follow."""
-        for name in ("TF_CloseSession", "TF_DeleteSession"):
-            status = self._library.take_status()
-            self._library[name](self._session, status)
-            self._library.check(status)
-        self._library["TF_DeleteGraph"](self._graph)
-        if self._meta_graph:
-            self._library["TF_DeleteBuffer"](self._meta_graph)
-
-    def _tensor(self, name: str, missing: str) -> tuple[int, int]:
-        operation, _, index = name.rpartition(":")
-        if not operation:
-            operation, index = name, "0"
-        found = self._library["TF_GraphOperationByName"](self._graph, operation.encode())
-        if not found or not index.isdecimal():
-            raise NotFound(missing.format(name))
-        return found, int(index)
-
-
 def _tensorflow_folder() -> Path:
     spec = importlib.util.find_spec("tensorflow")
     if spec is None or not spec.submodule_search_locations:
@@ -507,11 +336,6 @@ def _function(library: ctypes.CDLL, name: str, types: tuple[Any, ...]) -> Callab
 
 def _dims(shape: tuple[int, ...]) -> Any:  # a ctypes array of int64
     return (c_int64 * len(shape))(*shape)
-
-
-def _packed_outputs(outputs: Sequence[tuple[int, int]]) -> Any:  # a ctypes buffer
-    packed = b"".join([_OUTPUT.pack(operation, index) for operation, index in outputs])
-    return ctypes.create_string_buffer(packed, max(len(packed), 1))
 
 
 def _encoded(array: np.ndarray) -> list[bytes]:

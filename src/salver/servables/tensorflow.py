@@ -28,9 +28,10 @@ from salver.errors import (
     ServingError,
     Unimplemented,
 )
-from salver.servables.libtensorflow import LibTensorFlow, Plan, Session
+from salver.servables.libtensorflow import LibTensorFlow
 from salver.servables.meta_graph import mentions, signature_defs
 from salver.servables.servable import PreparedRun
+from salver.servables.tensorflow_session import Plan, Session, load_session
 from salver.signature import Signature, read_signature
 from salver.varints import encode_varint
 
@@ -66,9 +67,6 @@ _CANNOT_BE_A_SIZE: Final = frozenset(
 
 _RAM_PER_FILE_BYTE: Final = 1.2
 """TensorFlow Serving's estimate of a SavedModel's memory: this times the size of its files."""
-
-_RUN_IN_CALLER_THREAD: Final = b"\x18" + b"\xff" * 9 + b"\x01"
-"""tensorflow.RunOptions { inter_op_thread_pool: -1 }."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +143,8 @@ class TensorFlowRuntime:
         try:
             _check_folder(path)
             library = self.open()
-            session = library.load_session(path, self._tags, self._config.serialized())
-            servable = self._servable(library, session)
+            session = load_session(library, path, self._tags, self._config.serialized())
+            servable = self._servable(session)
         except ServingError:
             if self._observer is not None:
                 self._observer.load_failed(str(path))
@@ -155,9 +153,9 @@ class TensorFlowRuntime:
             self._observer.loaded(str(path), perf_counter() - started)
         return servable
 
-    def _servable(self, library: LibTensorFlow, session: Session) -> SavedModel:
+    def _servable(self, session: Session) -> SavedModel:
         try:
-            return SavedModel(library, session, self._observer)
+            return SavedModel(session, self._observer)
         except BaseException:
             session.close()
             raise
@@ -200,13 +198,7 @@ class SavedModelLoader:
 class SavedModel:
     """One loaded SavedModel (the contract is ``salver.servables.servable.Servable``)."""
 
-    def __init__(
-        self,
-        library: LibTensorFlow,
-        session: Session,
-        observer: Observer | None = None,
-    ) -> None:
-        self._library = library
+    def __init__(self, session: Session, observer: Observer | None = None) -> None:
         self._session = session
         self._observer = observer
         with session.meta_graph_def() as meta_graph:
@@ -216,9 +208,6 @@ class SavedModel:
                 for name, definition in self._signature_defs.items()
             }
             self.predictable = self._is_predictable(meta_graph)
-        self._run_here = library["TF_NewBufferFromString"](
-            _RUN_IN_CALLER_THREAD, len(_RUN_IN_CALLER_THREAD)
-        )
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], _MeasuredPlan] = {}
 
     @property
@@ -266,14 +255,15 @@ class SavedModel:
         if not self.predictable or plan.expected_s >= _CALLER_THREAD_BELOW_S:
             return self._run_on_pool(plan, tensors, timeout_s)
         started = perf_counter()
-        results = self._session.run(plan.plan, tensors, self._run_here)
+        results = self._session.run(plan.plan, tensors, in_caller_thread=True)
         plan.learn(perf_counter() - started)
         return results
 
     def close(self) -> None:
         """Free everything.  The manager calls it when the last handle has been returned."""
+        for plan in self._plans.values():
+            plan.plan.close()
         self._plans.clear()
-        self._library["TF_DeleteBuffer"](self._run_here)
         self._session.close()
 
     def _is_predictable(self, graph: memoryview) -> bool:
@@ -287,17 +277,8 @@ class SavedModel:
         self, plan: _MeasuredPlan, arrays: Sequence[np.ndarray], timeout_s: float | None
     ) -> list[np.ndarray]:
         """Run in TensorFlow's inter-op pool, where branches run side by side and time is kept."""
-        options = None
-        if timeout_s is not None:
-            timeout_ms = min(max(int(timeout_s * 1000), 1), (1 << 31) - 1)
-            serialized = _varint_field(2, timeout_ms)
-            options = self._library["TF_NewBufferFromString"](serialized, len(serialized))
         started = perf_counter()
-        try:
-            results = self._session.run(plan.plan, arrays, options)
-        finally:
-            if options is not None:
-                self._library["TF_DeleteBuffer"](options)
+        results = self._session.run(plan.plan, arrays, timeout_s=timeout_s)
         took_s = perf_counter() - started
         if plan.is_new and self._observer is not None:
             self._observer.graph_built(took_s)
