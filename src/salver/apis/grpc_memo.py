@@ -11,13 +11,15 @@ Whatever does not agree to the last byte takes the long way, through protobuf, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 
 from salver.apis.requests import ModelSpec, PredictRequest
 from salver.dtypes import DType
 from salver.varints import encode_varint
+
+PlanT = TypeVar("PlanT")
 
 MAX_KNOWN: Final = 256
 """Messages remembered; clients that keep changing sizes start over, at no great cost."""
@@ -80,7 +82,7 @@ class _Pattern:
         return b"".join(parts)
 
 
-class KnownPredict:
+class KnownPredict(Generic[PlanT]):
     """A PredictRequest but for its numbers, and the answer it had, but for its own."""
 
     __slots__ = ("_answer", "_pattern", "plan", "request", "spec")
@@ -90,7 +92,7 @@ class KnownPredict:
         self._answer: tuple[int, _Pattern] | None = None  # replaced whole: any thread may read it
         self.spec = spec
         self.request = request
-        self.plan: object = None
+        self.plan: PlanT | None = None
         """What its reader found out about it, kept with it for next time."""
 
     def inputs(self, data: bytes) -> list[np.ndarray]:
@@ -127,19 +129,21 @@ class KnownPredict:
             self._answer = version, pattern
 
 
-class PredictMemo:
+class PredictMemo(Generic[PlanT]):
     """The messages of one method that are known, by their length."""
 
     def __init__(self) -> None:
-        self._known: dict[int, KnownPredict] = {}
+        self._known: dict[int, KnownPredict[PlanT]] = {}
         self._unknowable: set[int] = set()
 
-    def find(self, data: bytes) -> KnownPredict | None:
+    def find(self, data: bytes) -> KnownPredict[PlanT] | None:
         """What is known of a message, if it fits one."""
         known = self._known.get(len(data))
         return known if known is not None and known.fits(data) else None
 
-    def learn(self, data: bytes, spec: ModelSpec, request: PredictRequest) -> KnownPredict | None:
+    def learn(
+        self, data: bytes, spec: ModelSpec, request: PredictRequest
+    ) -> KnownPredict[PlanT] | None:
         """Remember a message that was parsed and is in order, if the short way can read it."""
         size = len(data)
         if size in self._unknowable:
@@ -154,7 +158,8 @@ class PredictMemo:
             self._known.clear()
         # Without the tensors: those are of this one message.
         kept = PredictRequest({}, request.signature_name, tuple(request.output_filter))
-        known = self._known[size] = KnownPredict(pattern, spec, kept)
+        known: KnownPredict[PlanT] = KnownPredict(pattern, spec, kept)
+        self._known[size] = known
         return known
 
 
