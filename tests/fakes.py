@@ -159,6 +159,8 @@ class FakeLoader:
 
     def load(self) -> None:
         self.calls.append("load")
+        if self.made.is_unloaded:  # loaded again after an unload
+            self.made = FakeServable(self.made.label)
         self._on_load()
         if self._load_errors:
             raise self._load_errors.pop(0)

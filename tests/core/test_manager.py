@@ -6,85 +6,25 @@ import gc
 import logging
 import threading
 import weakref
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fakes import FakeClock, FakeLoader, FakeServable, StepExecutor
-from salver.core.basic_manager import LoadRetries
-from salver.core.event_bus import EventBus
+from fakes import FakeLoader, FakeServable, StepExecutor
+from manager_house import House
 from salver.core.harness import State
 from salver.core.manager import AspiredVersionsManager
-from salver.core.policy import AspiredVersionPolicy, availability_preserving, resource_preserving
-from salver.core.resources import ResourceStatistics, ResourceTracker
+from salver.core.policy import availability_preserving, resource_preserving
+from salver.core.resources import ResourceStatistics
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
 from salver.core.servable_state import ManagerState, ServableState
-from salver.core.state_monitor import ServableStateMonitor
 from salver.errors import (
     Code,
     InvalidArgument,
     NotFound,
-    ServingError,
     Unavailable,
 )
-
-
-class House:
-    """A manager with everything around it in the test's hands."""
-
-    def __init__(
-        self,
-        *,
-        policy: AspiredVersionPolicy = availability_preserving,
-        budget_bytes: int | None = None,
-        max_retries: int = 0,
-        load_pool: Executor | None = None,
-        unload_pool: Executor | None = None,
-    ) -> None:
-        self.clock = FakeClock()
-        self.bus: EventBus[ServableState] = EventBus()
-        self.monitor = ServableStateMonitor(self.bus)
-        self.events: list[tuple[str, int, str]] = []
-        self.bus.subscribe(
-            lambda s: self.events.append((s.id.name, s.id.version, s.manager_state.name))
-        )
-        self.manager: AspiredVersionsManager[FakeServable] = AspiredVersionsManager(
-            self.bus,
-            policy=policy,
-            resources=ResourceTracker(budget_bytes),
-            retries=LoadRetries(max_retries=max_retries, interval_s=60),
-            load_pool=load_pool,
-            unload_pool=unload_pool,
-            clock=self.clock,
-            wall_clock=lambda: 12345.0,
-        )
-
-    def wish(self, name: str, loaders: dict[int, FakeLoader]) -> None:
-        versions = [ServableData(ServableId(name, v), loader) for v, loader in loaders.items()]
-        self.manager.set_aspired_versions(name, versions)
-
-    def settle(self) -> None:
-        """Step until nothing is left to do."""
-        for _ in range(1000):
-            if not self.manager.step():
-                return
-        raise AssertionError("the manager never comes to rest")
-
-    def have(self, name: str, loaders: dict[int, FakeLoader]) -> None:
-        self.wish(name, loaders)
-        self.settle()
-
-    def ready(self, name: str = "m") -> list[int]:
-        return self.manager.serving_map.versions(name)
-
-    def error(self, name: str, version: int) -> ServingError:
-        state = self.monitor.state(ServableId(name, version))
-        assert state is not None
-        assert state.manager_state is ManagerState.END
-        assert state.error is not None
-        return state.error
-
 
 # A version comes and goes.
 

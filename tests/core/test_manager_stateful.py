@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import Future
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from fakes import FakeClock, FakeLoader, FakeServable, StepExecutor
-from salver.core.basic_manager import LoadRetries
 from salver.core.event_bus import EventBus
 from salver.core.manager import AspiredVersionsManager
 from salver.core.policy import availability_preserving, resource_preserving
 from salver.core.resources import ResourceTracker
+from salver.core.retries import Backoff, LoadRetries
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
 from salver.core.servable_state import ManagerState, ServableState
-from salver.core.serving_map import ServableHandle
+from salver.core.serving_map import Asleep, ServableHandle
 from salver.core.state_monitor import ServableStateMonitor
 from salver.errors import NotFound, Unavailable
 
@@ -32,6 +33,8 @@ class ManagerMachine(RuleBasedStateMachine):
     """What holds for every policy."""
 
     policy = staticmethod(resource_preserving)
+    evicts = False
+    after_end: Backoff | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +47,8 @@ class ManagerMachine(RuleBasedStateMachine):
             bus,
             policy=self.policy,
             resources=ResourceTracker(BUDGET_BYTES),
-            retries=LoadRetries(max_retries=1, interval_s=10),
+            retries=LoadRetries(max_retries=1, interval_s=10, after_end=self.after_end),
+            evicts=self.evicts,
             load_pool=self.load_pool,
             unload_pool=self.unload_pool,
             clock=self.clock,
@@ -101,9 +105,11 @@ class ManagerMachine(RuleBasedStateMachine):
     def take_handle(self, name: str, version: int | None) -> None:
         try:
             self.handles.append(self.manager.handle(name, version))
-        except NotFound:
+        except NotFound as missing:
             ready = self.manager.serving_map.versions(name)
-            assert version not in ready if version is not None else not ready
+            is_ready = version in ready if version is not None else bool(ready)
+            sleeps = isinstance(missing, Asleep)  # a later one than those that are ready
+            assert not is_ready or (version is None and sleeps)
 
     @precondition(lambda self: self.handles)
     @rule(which=st.integers(0, 100))
@@ -130,11 +136,12 @@ class ManagerMachine(RuleBasedStateMachine):
         assert self.manager.statistics().resources.reserved_bytes <= BUDGET_BYTES
 
     @invariant()
-    def loaders_are_unloaded_at_most_once_and_only_when_loaded(self) -> None:
+    def each_load_is_undone_once_and_in_turn(self) -> None:
         for loader in self.loaders:
             counts = Counter(loader.calls)
-            assert counts["unload"] <= min(1, counts["servable"])
-            assert "unload" not in loader.calls[:-1]
+            assert counts["unload"] <= counts["servable"] <= counts["unload"] + 1
+            if not self.evicts:
+                assert counts["servable"] <= 1
 
     def teardown(self) -> None:
         """Once everything is closed, everything that was loaded is unloaded, and all have ended."""
@@ -166,7 +173,39 @@ class AvailabilityMachine(ManagerMachine):
         self.was_ready = ready
 
 
+class EvictingMachine(AvailabilityMachine):
+    """What holds where versions sleep for others' sake and failed ones begin anew."""
+
+    evicts = True
+    after_end = Backoff(first_s=10, longest_s=40)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.demands: list[Future[None]] = []
+
+    @rule(name=names, version=versions)
+    def demand(self, name: str, version: int) -> None:
+        self.demands.append(self.manager.demand(ServableId(name, version)))
+
+    @invariant()
+    def an_answer_stays_until_nothing_is_wished_for(self) -> None:
+        """Not here: a version that sleeps answers once it is woken."""
+
+    @invariant()
+    def what_sleeps_is_neither_ready_nor_lost(self) -> None:
+        asleep = self.manager.statistics().asleep
+        assert asleep <= sum(self.manager.statistics().versions.values())
+
+    def teardown(self) -> None:
+        """Whoever asked for a version has an answer in the end."""
+        super().teardown()
+
+        assert all(demand.done() for demand in self.demands)
+
+
 TestResourcePreserving = ManagerMachine.TestCase
 TestResourcePreserving.settings = SETTINGS
 TestAvailabilityPreserving = AvailabilityMachine.TestCase
 TestAvailabilityPreserving.settings = SETTINGS
+TestEvicting = EvictingMachine.TestCase
+TestEvicting.settings = SETTINGS

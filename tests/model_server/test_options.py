@@ -72,6 +72,8 @@ def test_only_the_rows_with_two_defaults_differ_between_the_faces():
         "open_ports_before_load": True,
         "start_despite_failed_models": True,
         "independent_models": True,
+        "max_num_load_retries": 0,
+        "retry_failed_loads": True,
         "drain_grace_seconds": 30.0,
         "health_endpoints": True,
     }

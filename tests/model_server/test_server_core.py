@@ -8,9 +8,9 @@ import pytest
 
 from fakes import FakeLoader
 from salver.apis.requests import ModelSpec
-from salver.core.basic_manager import LoadRetries
 from salver.core.event_bus import EventBus
 from salver.core.manager import AspiredVersionsManager
+from salver.core.retries import LoadRetries
 from salver.core.state_monitor import ServableStateMonitor
 from salver.errors import (
     Code,

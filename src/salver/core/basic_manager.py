@@ -13,22 +13,24 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Final, Generic, TypeVar
 
+from salver.core.demand import Demands
 from salver.core.event_bus import EventBus
 from salver.core.harness import Event, LoaderHarness, State, load_cancelled
 from salver.core.loader import Loader
 from salver.core.policy import Snapshot
 from salver.core.resources import ResourceStatistics, ResourceTracker
+from salver.core.retries import LoadRetries
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
 from salver.core.servable_state import ManagerState, ServableState
 from salver.core.serving_map import ServingMap
-from salver.errors import Internal, ServingError, Unknown, error_for
+from salver.errors import Internal, NotFound, ServingError, Unknown, error_for
 
 logger = logging.getLogger(__name__)
 
@@ -49,28 +51,31 @@ _GIVES_MEMORY_BACK: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class LoadRetries:
-    """How often a failed load is tried again, and how long after the failure."""
-
-    max_retries: int = 5
-    interval_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
 class ManagerStatistics:
     """What the manager has in hand: how many versions in which state, and what is waited for."""
 
     versions: dict[State, int]
     waiting_for_memory: int
     waiting_for_retry: int
+    asleep: int
     draining: tuple[ServableId, ...]
     resources: ResourceStatistics
+
+
+USE_LOOK_S: Final = 1.0
+"""How often the manager looks which versions were used, where that decides who stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Retry:
     due_s: float
     error: ServingError
+
+
+@dataclass(frozen=True, slots=True)
+class _Revival(Generic[T]):
+    due_s: float
+    harness: LoaderHarness[T]
 
 
 class BasicManager(Generic[T]):
@@ -87,6 +92,7 @@ class BasicManager(Generic[T]):
         *,
         resources: ResourceTracker,
         retries: LoadRetries,
+        evicts: bool,
         load_pool: Executor | None,
         unload_pool: Executor | None,
         clock: Callable[[], float],
@@ -98,6 +104,9 @@ class BasicManager(Generic[T]):
         self._bus = bus
         self._resources = resources
         self._retries = retries
+        self._evicts = evicts
+        self._demands = Demands()
+        self._looked_for_use_s = clock()
         self._pool_lock = threading.Lock()
         self._load_pool = load_pool
         self._unload_pool = unload_pool
@@ -106,6 +115,8 @@ class BasicManager(Generic[T]):
         self._streams: dict[str, dict[int, LoaderHarness[T]]] = {}
         self._waiting_for_memory: deque[LoaderHarness[T]] = deque()
         self._retrying: dict[LoaderHarness[T], _Retry] = {}
+        self._reviving: dict[LoaderHarness[T], _Revival[T]] = {}
+        self._evicted: dict[LoaderHarness[T], LoaderHarness[T]] = {}
         # Both may be added to in the middle of adding to them, which a lock would not survive: a
         # garbage collection there may end a lease, whose callback posts.
         self._notes: deque[Callable[[], None]] = deque()
@@ -123,7 +134,9 @@ class BasicManager(Generic[T]):
 
     def snapshots(self, name: str) -> list[Snapshot]:
         """The versions of ``name`` as a policy sees them."""
-        return [Snapshot(h.id.version, h.state, h.is_aspired) for h in self.harnesses(name)]
+        return [
+            Snapshot(h.id.version, h.state, h.is_aspired, h.is_asleep) for h in self.harnesses(name)
+        ]
 
     def statistics(self) -> ManagerStatistics:
         """A look from any thread; the numbers may be of slightly different moments."""
@@ -132,7 +145,8 @@ class BasicManager(Generic[T]):
         return ManagerStatistics(
             versions=dict(states),
             waiting_for_memory=len(self._waiting_for_memory),
-            waiting_for_retry=len(self._retrying),
+            waiting_for_retry=len(self._retrying) + len(self._reviving),
+            asleep=sum(h.is_asleep for stream in streams for h in list(stream.values())),
             draining=tuple(self.serving_map.draining()),
             resources=self._resources.statistics(),
         )
@@ -172,6 +186,7 @@ class BasicManager(Generic[T]):
         elif harness in self._retrying:
             logger.info("Retrying of Loading servable: %s was cancelled.", harness.id)
             self._fail(harness, self._retrying.pop(harness).error)
+        self._reviving.pop(harness, None)
 
     def flush(self, name: str) -> None:
         """Forget the versions of ``name`` that nobody wishes for and that hold nothing."""
@@ -196,6 +211,17 @@ class BasicManager(Generic[T]):
             harness.id, on_drained=partial(self.post, partial(self._drained, harness))
         )
 
+    def demand(self, servable_id: ServableId) -> Future[None]:
+        """Have a version that is out of memory loaded; from any thread.
+
+        The future is shared with all who ask for the version until it is there.  It fails with the
+        error of the load, or with NotFound where there is no such version.
+        """
+        future, is_new = self._demands.add(servable_id)
+        if is_new:
+            self.post(partial(self._answer_demand, servable_id))
+        return future
+
     # What others have to say.
 
     def post(self, note: Callable[[], None]) -> None:
@@ -214,13 +240,18 @@ class BasicManager(Generic[T]):
     def wait(self, timeout_s: float) -> None:
         """Wait until woken or until a retry is due, for at most ``timeout_s``."""
         now = self._clock()
-        due_s = min((retry.due_s - now for retry in self._retrying.values()), default=timeout_s)
+        dues_s = [retry.due_s for retry in self._retrying.values()]
+        dues_s += [revival.due_s for revival in self._reviving.values()]
+        due_s = min(dues_s) - now if dues_s else timeout_s
         with suppress(queue.Empty):
             self._wake_ups.get(timeout=max(0.0, min(timeout_s, due_s)))
 
     def advance(self) -> bool:
         """Carry on with one thing that can go on now; say whether there was one."""
-        return self._take_note() or self._retry_next() or self._approve_next()
+        self._look_for_use()
+        return (
+            self._take_note() or self._retry_next() or self._revive_next() or self._approve_next()
+        )
 
     @contextmanager
     def loading_with(self, pool: Executor) -> Iterator[None]:
@@ -257,11 +288,88 @@ class BasicManager(Generic[T]):
         if not self._waiting_for_memory:
             return False
         harness = self._waiting_for_memory[0]
-        if not self._resources.fits(harness.needed_bytes) and self._may_get_memory_back():
-            return False
+        if not self._resources.fits(harness.needed_bytes):
+            if self._may_get_memory_back():
+                return False
+            if self._evicts and self._make_room_for(harness):
+                return True
         self._waiting_for_memory.popleft()
         self._approve(harness)
         return True
+
+    def _make_room_for(self, harness: LoaderHarness[T]) -> bool:
+        """Put another version to sleep, or this one; say whether that was possible.
+
+        Others go for a version that somebody asked for, or that takes another's place; one that
+        is merely listed sleeps until it is asked for.
+        """
+        if not self._resources.could_fit(harness.needed_bytes):
+            return False
+        if not (harness.is_demanded or self._is_update(harness)):
+            self._waiting_for_memory.popleft()
+            self._put_to_sleep(harness.again())
+            return True
+        self._look_for_use(at_once=True)
+        others = [other for other in self._ready() if other.id.name != harness.id.name]
+        room = sum(other.needed_bytes for other in others)
+        if not others or not self._resources.fits(harness.needed_bytes - room):
+            return False
+        victim = min(others, key=lambda other: other.used_at_s)
+        logger.info("Putting servable %s to sleep: %s needs the memory", victim.id, harness.id)
+        self._evicted[victim] = victim.again()
+        self.unload(victim.id)
+        return True
+
+    def _is_update(self, harness: LoaderHarness[T]) -> bool:
+        return any(each.state is State.READY for each in self.harnesses(harness.id.name))
+
+    def _ready(self) -> list[LoaderHarness[T]]:
+        return [
+            harness
+            for stream in self._streams.values()
+            for harness in stream.values()
+            if harness.state is State.READY
+        ]
+
+    def _look_for_use(self, *, at_once: bool = False) -> None:
+        """Note which versions were used of late, where that decides who stays."""
+        if not self._evicts:
+            return
+        now_s = self._clock()
+        if not at_once and now_s - self._looked_for_use_s < USE_LOOK_S:
+            return
+        self._looked_for_use_s = now_s
+        for servable_id in self.serving_map.take_used():
+            self._harness(servable_id).used_at_s = now_s
+
+    def _put_to_sleep(self, harness: LoaderHarness[T]) -> None:
+        """Keep a version, which is new, out of memory until somebody asks for it."""
+        harness.is_asleep = True
+        self._begin_again(harness)
+        self.serving_map.put_to_sleep(harness.id)
+        self._announce(harness, ManagerState.END)
+        if harness.id in self._demands:
+            self._answer_demand(harness.id)
+
+    def _begin_again(self, harness: LoaderHarness[T]) -> None:
+        self._streams[harness.id.name][harness.id.version] = harness
+        self.unsettled.add(harness.id.name)
+
+    def _answer_demand(self, servable_id: ServableId) -> None:
+        """Say what is known of a version that was asked for, or see to it that it comes.
+
+        One that is on its way, in or out, has its answer when it has arrived.
+        """
+        harness = self._streams.get(servable_id.name, {}).get(servable_id.version)
+        if harness is None:
+            self._demands.answer(servable_id, NotFound(f"Servable {servable_id} is not there"))
+        elif harness.state is State.READY or harness.error is not None:
+            self._demands.answer(servable_id, harness.error)
+        elif harness.is_asleep:
+            harness.is_asleep = False
+            harness.is_demanded = True
+            self.unsettled.add(servable_id.name)
+            self._announce(harness, ManagerState.START)
 
     def _may_get_memory_back(self) -> bool:
         return any(
@@ -301,10 +409,13 @@ class BasicManager(Generic[T]):
             logger.info("Unloading just-loaded servable version %s", harness.id)
             self._start_unload_work(harness.unload, partial(self._load_undone, harness))
         else:
+            harness.used_at_s = self._clock()
             self.serving_map.insert(harness.id, harness.servable())
+            self.serving_map.forget_asleep(harness.id)
             self._move(harness, Event.LOADED)
             logger.info("Successfully loaded servable version %s", harness.id)
             self._announce(harness, ManagerState.AVAILABLE)
+            self._demands.answer(harness.id, None)
 
     def _load_failed(self, harness: LoaderHarness[T], error: ServingError) -> None:
         logger.error("Loading servable: %s failed: %s", harness.id, error)
@@ -332,6 +443,22 @@ class BasicManager(Generic[T]):
         self._try_load(harness)
         return True
 
+    def _revive_next(self) -> bool:
+        """Begin anew with a version that had failed, if one has waited long enough."""
+        if not self._reviving:
+            return False
+        now_s = self._clock()
+        failed = next((h for h, revival in self._reviving.items() if revival.due_s <= now_s), None)
+        if failed is None:
+            return False
+        harness = self._reviving.pop(failed).harness
+        logger.info(
+            "Loading servable: %s begins again after %d failures", harness.id, harness.failures
+        )
+        self._begin_again(harness)
+        self._announce(harness, ManagerState.START)
+        return True
+
     def _load_undone(self, harness: LoaderHarness[T], outcome: ServingError | None) -> None:
         if outcome is not None:
             logger.error("Unloading of servable version %s failed: %s", harness.id, outcome)
@@ -354,7 +481,11 @@ class BasicManager(Generic[T]):
         self._move(harness, Event.UNLOADED)
         self._resources.release(harness.id)
         logger.info("Done unloading servable version %s", harness.id)
-        self._announce(harness, ManagerState.END)
+        evicted = self._evicted.pop(harness, None)
+        if evicted is not None and harness.is_aspired:
+            self._put_to_sleep(evicted)
+        else:
+            self._announce(harness, ManagerState.END)
 
     # The one place for each kind of change.
 
@@ -363,10 +494,24 @@ class BasicManager(Generic[T]):
         self.unsettled.add(harness.id.name)
 
     def _fail(self, harness: LoaderHarness[T], error: ServingError) -> None:
+        self._plan_revival(harness)
+        self._evicted.pop(harness, None)
         harness.fail(error)
         self.unsettled.add(harness.id.name)
         self._resources.release(harness.id)
+        self.serving_map.forget_asleep(harness.id)
         self._announce(harness, ManagerState.END)
+        self._demands.answer(harness.id, error)
+
+    def _plan_revival(self, failing: LoaderHarness[T]) -> None:
+        """Note when a version that is about to fail begins anew, if it does."""
+        backoff = self._retries.after_end
+        if backoff is None or not failing.is_aspired or not failing.has_loader:
+            return
+        harness = failing.again()
+        harness.failures = failing.failures + 1
+        due_s = self._clock() + backoff.wait_s(harness.failures)
+        self._reviving[failing] = _Revival(due_s, harness)
 
     def _announce(self, harness: LoaderHarness[T], state: ManagerState) -> None:
         self._bus.publish(ServableState(harness.id, state, harness.error, self._wall_clock()))
@@ -384,6 +529,8 @@ class BasicManager(Generic[T]):
             del self._streams[harness.id.name]
         if harness.state is State.NEW:
             self._announce(harness, ManagerState.END)  # it was announced, and it will never come
+        self.serving_map.forget_asleep(harness.id)
+        self._demands.answer(harness.id, NotFound(f"Servable {harness.id} is not there any more"))
 
     # Work that may take long.
 

@@ -91,6 +91,13 @@ class LoaderHarness(Generic[T]):
         self.id = servable_id
         self.is_aspired = True
         self.attempts = 0
+        self.failures = 0
+        """How often the version has failed before, each time for good as it seemed."""
+        self.is_asleep = False
+        """Whether it is not to be loaded before somebody asks for it."""
+        self.is_demanded = False
+        """Whether somebody asked for it, or it takes another's place: others may have to go."""
+        self.used_at_s = 0.0
         self.needed_bytes = 0
         self.error: ServingError | None = None
         self._state = State.NEW
@@ -122,6 +129,15 @@ class LoaderHarness(Generic[T]):
         self.advance(Event.FAIL)
         self.error = error
         self._loader = self._servable = None
+
+    @property
+    def has_loader(self) -> bool:
+        """Whether it can still be loaded, or unloaded."""
+        return self._loader is not None
+
+    def again(self) -> LoaderHarness[T]:
+        """The same version, at its beginning; to be taken before this one fails or is unloaded."""
+        return LoaderHarness(self.id, self._live_loader())
 
     def estimate(self) -> int:
         """The memory that the version will need, in bytes."""

@@ -8,12 +8,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Loader(Protocol[T_co]):
-    """Brings one version into memory, once, and takes it out again.
+    """Brings one version into memory and takes it out again.
 
     The manager calls one method at a time, from whichever thread does the work:
     ``estimate_resources``, then ``load`` until it succeeds, then ``servable``, then ``unload``.
     A load that raises leaves nothing behind and may be tried again; ``unload`` follows only a load
-    that succeeded, exactly once, when no handle is left.
+    that succeeded, exactly once, when no handle is left.  After it all may begin again.
     """
 
     def estimate_resources(self) -> int:

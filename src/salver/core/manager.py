@@ -11,16 +11,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from typing import Final, Generic, Protocol, TypeVar
 
-from salver.core.basic_manager import BasicManager, LoadRetries, ManagerStatistics
+from salver.core.basic_manager import BasicManager, ManagerStatistics
 from salver.core.event_bus import EventBus
 from salver.core.harness import State
 from salver.core.loader import Loader
 from salver.core.policy import AspiredVersionPolicy, Load, Unload, availability_preserving
 from salver.core.resources import ResourceTracker
+from salver.core.retries import LoadRetries
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
 from salver.core.servable_state import ServableState
@@ -52,6 +53,9 @@ class AspiredVersionsManager(Generic[T]):
     Any thread may wish, ask for handles and look at the statistics.  ``step`` is called by one
     thread: the test's, or the one that ``start`` makes.  A pool of None loads, or unloads, on that
     thread; with a pool, a load that fails or hangs holds up no other.
+
+    Where the memory is not enough for all, a manager that ``evicts`` puts those to sleep that were
+    used least recently, and brings them back on demand; another refuses the load.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class AspiredVersionsManager(Generic[T]):
         policy: AspiredVersionPolicy = availability_preserving,
         resources: ResourceTracker | None = None,
         retries: LoadRetries | None = None,
+        evicts: bool = False,
         load_pool: Executor | None = None,
         unload_pool: Executor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -70,6 +75,7 @@ class AspiredVersionsManager(Generic[T]):
             bus,
             resources=resources or ResourceTracker(),
             retries=retries or LoadRetries(),
+            evicts=evicts,
             load_pool=load_pool,
             unload_pool=unload_pool,
             clock=clock,
@@ -92,10 +98,22 @@ class AspiredVersionsManager(Generic[T]):
 
         Raises:
             NotFound: it is not ready.
+            Asleep: the same, and ``demand`` brings it back.
         """
         if version is None:
             return self.serving_map.latest(name)
         return self.serving_map.specific(name, version)
+
+    def demand(self, servable_id: ServableId) -> Future[None]:
+        """Have a version that sleeps loaded, if need be in the place of others.
+
+        The future is shared: it must not be cancelled.
+        """
+        return self._basic.demand(servable_id)
+
+    def is_asleep(self, servable_id: ServableId) -> bool:
+        """Whether a version is out of memory and can be had on demand."""
+        return self.serving_map.is_asleep(servable_id)
 
     def available(self) -> list[ServableId]:
         """Every ready version, by name, highest version first."""

@@ -20,6 +20,8 @@ class Snapshot:
     version: int
     state: State
     aspired: bool
+    asleep: bool = False
+    """Out of memory for others' sake, and not to be loaded before somebody asks for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,5 +76,5 @@ def _ready_unwanted(versions: Sequence[Snapshot]) -> list[int]:
 
 
 def _load_highest(versions: Sequence[Snapshot]) -> Load | None:
-    new = [v.version for v in versions if v.aspired and v.state is State.NEW]
+    new = [v.version for v in versions if v.aspired and v.state is State.NEW and not v.asleep]
     return Load(max(new)) if new else None

@@ -26,6 +26,10 @@ class ResourceTracker:
         self._budget_bytes = budget_bytes
         self._reserved_bytes: dict[ServableId, int] = {}
 
+    def could_fit(self, needed_bytes: int) -> bool:
+        """Whether a version of this size could be loaded if no other were."""
+        return self._budget_bytes is None or needed_bytes <= self._budget_bytes
+
     def fits(self, needed_bytes: int) -> bool:
         """Whether a version of this size could be loaded now."""
         if self._budget_bytes is None:

@@ -28,14 +28,24 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
+class Asleep(NotFound):
+    """A version is there and out of memory; it can be had on demand."""
+
+    def __init__(self, message: str, servable_id: ServableId) -> None:
+        super().__init__(message)
+        self.servable_id = servable_id
+
+
 class _Lease(Generic[T_co]):
     """A ready version; alive as long as the map or a handle refers to it."""
 
-    __slots__ = ("__weakref__", "id", "servable")
+    __slots__ = ("__weakref__", "id", "servable", "was_used")
 
     def __init__(self, servable_id: ServableId, servable: T_co) -> None:
         self.id = servable_id
         self.servable = servable
+        self.was_used = True
+        """Whether a handle was given out since the manager last asked; new counts as used."""
 
 
 class ServableHandle(Generic[T_co]):
@@ -52,6 +62,7 @@ class ServableHandle(Generic[T_co]):
     def __init__(self, lease: _Lease[T_co]) -> None:
         self._lease: _Lease[T_co] | None = lease
         self.id = lease.id
+        lease.was_used = True
 
     @property
     def servable(self) -> T_co:
@@ -82,13 +93,14 @@ class _Ready(Generic[T]):
 
     latest: Mapping[str, _Lease[T]]
     specific: Mapping[str, Mapping[int, _Lease[T]]]
+    asleep: Mapping[str, frozenset[int]]
 
 
 class ServingMap(Generic[T]):
     """The ready versions. Any thread reads; only the manager's thread writes."""
 
     def __init__(self) -> None:
-        self._ready: _Ready[T] = _Ready({}, {})
+        self._ready: _Ready[T] = _Ready({}, {}, {})
         self._draining: dict[ServableId, weakref.ref[_Lease[T]]] = {}
 
     def latest(self, name: str) -> ServableHandle[T]:
@@ -96,10 +108,16 @@ class ServingMap(Generic[T]):
 
         Raises:
             NotFound: no version of ``name`` is ready.
+            Asleep: the same, and there is one that can be woken.
         """
-        lease = self._ready.latest.get(name)
+        ready = self._ready
+        lease = ready.latest.get(name)
+        if ready.asleep and (asleep := ready.asleep.get(name)):
+            version = max(asleep)
+            if lease is None or lease.id.version < version:
+                raise Asleep(_no_latest(name), ServableId(name, version))
         if lease is None:
-            raise NotFound(f"Servable not found for request: Latest({name})")
+            raise NotFound(_no_latest(name))
         return ServableHandle(lease)
 
     def specific(self, name: str, version: int) -> ServableHandle[T]:
@@ -107,12 +125,17 @@ class ServingMap(Generic[T]):
 
         Raises:
             NotFound: it is not ready.
+            Asleep: the same, and it can be woken.
         """
-        versions = self._ready.specific.get(name)
+        ready = self._ready
+        versions = ready.specific.get(name)
         lease = versions.get(version) if versions is not None else None
-        if lease is None:
-            raise NotFound(f"Servable not found for request: Specific({name}, {version})")
-        return ServableHandle(lease)
+        if lease is not None:
+            return ServableHandle(lease)
+        text = f"Servable not found for request: Specific({name}, {version})"
+        if version in ready.asleep.get(name, ()):
+            raise Asleep(text, ServableId(name, version))
+        raise NotFound(text)
 
     def versions(self, name: str) -> list[int]:
         """The ready versions of ``name``, highest first."""
@@ -151,6 +174,39 @@ class ServingMap(Generic[T]):
         self._draining[servable_id] = weakref.ref(lease, note_end)
         self._publish(servable_id.name, versions)
 
+    def put_to_sleep(self, servable_id: ServableId) -> None:
+        """Note that a version that is not in the map can be had on demand."""
+        self._publish_asleep(servable_id, lambda asleep: asleep | {servable_id.version})
+
+    def forget_asleep(self, servable_id: ServableId) -> None:
+        """Note that a version cannot be had on demand (any more)."""
+        if self.is_asleep(servable_id):
+            self._publish_asleep(servable_id, lambda asleep: asleep - {servable_id.version})
+
+    def is_asleep(self, servable_id: ServableId) -> bool:
+        """Whether a version can be had on demand."""
+        return servable_id.version in self._ready.asleep.get(servable_id.name, ())
+
+    def take_used(self) -> list[ServableId]:
+        """The ready versions of which a handle was given out since this was last asked."""
+        used = []
+        for versions in self._ready.specific.values():
+            for lease in versions.values():
+                if lease.was_used:
+                    lease.was_used = False
+                    used.append(lease.id)
+        return used
+
+    def _publish_asleep(
+        self, servable_id: ServableId, change: Callable[[frozenset[int]], frozenset[int]]
+    ) -> None:
+        ready = self._ready
+        asleep = dict(ready.asleep)
+        versions = change(asleep.pop(servable_id.name, frozenset()))
+        if versions:
+            asleep[servable_id.name] = versions
+        self._ready = _Ready(ready.latest, ready.specific, asleep)
+
     def _publish(self, name: str, versions: Mapping[int, _Lease[T]]) -> None:
         latest = dict(self._ready.latest)
         specific = dict(self._ready.specific)
@@ -159,4 +215,8 @@ class ServingMap(Generic[T]):
             specific[name] = versions
         else:
             del latest[name], specific[name]
-        self._ready = _Ready(latest, specific)
+        self._ready = _Ready(latest, specific, self._ready.asleep)
+
+
+def _no_latest(name: str) -> str:
+    return f"Servable not found for request: Latest({name})"

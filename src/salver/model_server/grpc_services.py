@@ -22,6 +22,7 @@ import numpy as np
 from salver.apis import grpc_codec
 from salver.apis.grpc_memo import KnownPredict, PredictMemo
 from salver.apis.requests import InferenceTask, ModelSpec, PredictRequest
+from salver.core.serving_map import Asleep
 from salver.errors import Code, ServingError
 from salver.inference import PredictPlan, classify, multi_inference, predict, regress
 from salver.metrics import Metrics
@@ -263,6 +264,9 @@ class GrpcServices:
         try:
             run_us, answer = await self._placement.run_on_thread(kind, call, lane=spec.name)
             code = Code.OK
+        except Asleep:
+            code = Code.OK  # not counted: the request begins anew once its model is awake
+            raise
         except ServingError as error:
             code = error.code
             logger.debug("%s of %r: %s", api, spec.name, error)
@@ -286,6 +290,8 @@ class GrpcServices:
         self._recorders.of(name, api, api).succeeded(took_us, run_us)
 
     def _failed(self, api: str, name: str, error: ServingError) -> None:
+        if isinstance(error, Asleep):
+            return  # the request begins anew once its model is awake
         self._metrics.request_count.increment(name, error.code.name)
         logger.debug("%s of %r: %s", api, name, error)
 

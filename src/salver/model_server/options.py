@@ -234,6 +234,7 @@ class Options:
         5,
         "Further attempts after a load failed.",
         group=Group.LOADING,
+        salver=0,
     )
     load_retry_interval_micros: int = option(
         60_000_000,
@@ -477,6 +478,21 @@ class Options:
         kind=Kind.INT64,
         own=True,
     )
+    evict_models: bool = option(
+        False,
+        "Where the memory budget is not enough for all models, put those used least recently to "
+        "sleep, and load them again when they are asked for.",
+        group=Group.LOADING,
+        own=True,
+    )
+    retry_failed_loads: bool = option(
+        False,
+        "Begin anew with a version that failed to load, after waits that double from a second to "
+        "five minutes, as long as it is wished for.",
+        group=Group.LOADING,
+        salver=True,
+        own=True,
+    )
     health_endpoints: bool = option(
         False,
         "Answer /healthz and /readyz on the REST port.",
@@ -585,6 +601,10 @@ def _check_own_numbers(options: Options) -> None:
     if not (math.isfinite(grace_s) and grace_s >= 0):
         raise InvalidArgument(
             f"drain_grace_seconds is {grace_s:g}; it has to be a number of seconds, 0 or more."
+        )
+    if options.evict_models and not options.memory_budget_bytes:
+        raise InvalidArgument(
+            "evict_models needs a memory_budget_bytes: without one no model is ever in the way"
         )
     if options.memory_budget_bytes < 0:
         raise InvalidArgument(

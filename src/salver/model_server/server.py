@@ -19,10 +19,10 @@ from typing import Final
 
 import uvloop
 
-from salver.core.basic_manager import LoadRetries
 from salver.core.event_bus import EventBus
 from salver.core.manager import AspiredVersionsManager
 from salver.core.resources import ResourceTracker
+from salver.core.retries import Backoff, LoadRetries
 from salver.core.servable_state import ManagerState, ServableState
 from salver.core.state_monitor import ServableStateMonitor
 from salver.errors import ServingError
@@ -33,6 +33,7 @@ from salver.model_server.health import Health
 from salver.model_server.measuring import RuntimeMetrics, measure_lag
 from salver.model_server.model_config import ModelConfig, read_model_configs
 from salver.model_server.monitoring import DEFAULT_PATH, page, page_path
+from salver.model_server.on_demand import OnDemand
 from salver.model_server.options import (
     Face,
     Options,
@@ -224,6 +225,8 @@ def _methods(
         check_method_name=options.enable_signature_method_name_check,
     )
     methods = dict(services.methods())
+    if options.evict_models:
+        methods = dict(OnDemand(core.demand).methods(methods))
     if options.enable_grpc_healthcheck_service:
         methods |= Health(readiness).methods()
     return methods | dict(Reflection(methods).methods())
@@ -271,7 +274,9 @@ def _running_core(
             retries=LoadRetries(
                 max_retries=options.max_num_load_retries,
                 interval_s=max(options.load_retry_interval_micros, 0) / 1e6,
+                after_end=Backoff() if options.retry_failed_loads else None,
             ),
+            evicts=options.evict_models,
             load_pool=load_pool,
             unload_pool=unload_pool,
         )

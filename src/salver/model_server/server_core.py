@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from types import MappingProxyType
 from salver.apis.requests import ModelSpec, VersionStatus
 from salver.core.loader import Loader
 from salver.core.manager import AspiredVersionsManager
+from salver.core.servable_id import ServableId
 from salver.core.servable_state import ManagerState, ServableState
 from salver.core.serving_map import ServableHandle
 from salver.core.source import SourceAdapter
@@ -96,6 +97,10 @@ class ServerCore:
         if spec.version_label is None:
             return self._manager.handle(spec.name, spec.version)
         return self._manager.handle(spec.name, self._labelled(spec.name, spec.version_label))
+
+    def demand(self, servable_id: ServableId) -> Future[None]:
+        """Have a version that sleeps loaded; the future is shared and must not be cancelled."""
+        return self._manager.demand(servable_id)
 
     def is_predictable(self, spec: ModelSpec) -> bool:
         """Whether a run's time follows from its input; a spec that means nothing fails at once."""
@@ -185,6 +190,7 @@ class ServerCore:
             state
             for state in self._monitor.reached(self._state.names).values()
             if state.manager_state is ManagerState.END
+            and (state.error is not None or not self._manager.is_asleep(state.id))
         ]
         if failed:
             # The braces do not match; scripts know the text as it is.
