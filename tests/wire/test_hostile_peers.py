@@ -41,6 +41,7 @@ from salver.wire.http2_frames import (
     frame,
 )
 from salver.wire.listener import ListenerLimits, Patience
+from salver.wire.misconduct import DELAY_PER_STRIKE_S, FREE_STRIKES
 from salver.wire.tls import server_context
 
 HELLO = PREFACE + frame(SETTINGS, 0, 0)
@@ -97,6 +98,13 @@ FLOODS: dict[str, Callable[[], Iterable[bytes]]] = {
     "WINDOW_UPDATE": lambda: again(frame(WINDOW_UPDATE, 0, 0, number(1))),
     "PRIORITY": lambda: again(frame(PRIORITY, 0, 9, bytes(5))),
 }
+
+WHY = {
+    "rapid reset": "too many requests taken back",
+    "CONTINUATION": "a header block without end",
+    "empty CONTINUATION": "a header block without end",
+}
+"""What the log says of a flood; of the others, that they bring nothing."""
 
 
 class Peer:
@@ -224,18 +232,40 @@ def attacked(**settings: object) -> Iterator[tuple[Running, Beside]]:
 
 @pytest.mark.parametrize("name", FLOODS)
 def test_flood_is_sent_away(name: str, caplog: pytest.LogCaptureFixture):
-    """It gets GOAWAY with the code for it, and the log no line."""
+    """It gets GOAWAY with the code for it, and the log one line that says who and why."""
     with attacked() as (server, beside), Peer(server.port) as peer:
         peer.send(HELLO).pour(FLOODS[name]())
         beside.ask()
         peer.hear()
 
+    why = WHY.get(name, "many frames that bring nothing")
     assert peer.codes[-1] == (GOAWAY, CALM)
-    assert caplog.messages == []
+    assert caplog.messages == [
+        f"The client at 127.0.0.1 was sent away: {why} (HTTP/2, ENHANCE_YOUR_CALM)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [(b"\xff\xfe\r\n" * 1000, 501), (b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 300 + b"\r\n", 431)],
+)
+def test_what_is_no_request_is_refused(words: bytes, status: int, caplog: pytest.LogCaptureFixture):
+    """HTTP/1.1's statuses for it, and one line for however many times."""
+    with attacked() as (server, beside):
+        for _ in range(3):
+            with Peer(server.port) as peer:
+                peer.send(words)
+                beside.ask()
+                peer.hear()
+
+            assert peer.status == status
+
+    assert len(caplog.messages) == 1
+    assert f"127.0.0.1 was sent away: {status} " in caplog.messages[0]
 
 
 def test_headers_that_unpack_to_too_much_are_refused():
-    """One large entry and thousands of references to it cost their stream; the table stays."""
+    """One large entry and thousands of references to it cost their call; the table stays."""
     entry = b"\x40\x01a" + b"\x7f\xa1\x1e" + b"x" * 4000  # 127 + 3873 octets
     entered, bomb = ASKED + entry, ASKED + b"\xbe" * 15_000
     with attacked() as (server, _), Peer(server.port) as peer:
@@ -245,8 +275,29 @@ def test_headers_that_unpack_to_too_much_are_refused():
         peer.send(frame(DATA, END_STREAM, 5, b"\0" + number(4) + b"last"))
         peer.hear(until=lambda peer: b"last" in peer.received)
 
-    assert (RST_STREAM, CALM) in peer.codes
+    statuses = [each for each in frames_of(peer.received) if b"grpc-status\x018" in each.payload]
+    assert [each.stream_id for each in statuses] == [3]  # RESOURCE_EXHAUSTED
     assert GOAWAY not in dict(peer.codes)
+
+
+def test_address_that_keeps_coming_back_is_made_to_wait(caplog: pytest.LogCaptureFixture):
+    """Its next connection is answered, after a while; those that are there notice nothing."""
+    garbage = b"\xff\xfe\r\n"
+    with attacked() as (server, beside):
+        bad = [Peer(server.port).send(garbage) for _ in range(2 * FREE_STRIKES)]
+        for peer in bad:
+            peer.hear().socket.close()
+        beside.ask()
+        with Peer(server.port) as newcomer:
+            newcomer.send(b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")
+            is_quick = newcomer.is_spoken_to(DELAY_PER_STRIKE_S / 2)
+            newcomer.hear()
+
+    assert not is_quick
+    assert newcomer.status == 200
+    assert caplog.messages[1:] == [
+        "The client at 127.0.0.1 keeps coming back after it was sent away: its connections wait"
+    ]
 
 
 def test_crowd_that_speaks_tls_in_the_clear_is_one_line(caplog: pytest.LogCaptureFixture):

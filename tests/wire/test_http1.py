@@ -7,25 +7,24 @@ import gc
 import http.client
 import logging
 import socket
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import requests
-import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakes import FakeTransport, SteppedLoop
-from salver.wire.accepting import bind_tcp, bind_unix
-from salver.wire.http1 import Handler, Http1Server, Patience, start_http_server
+from fakes import FakeClock, FakeTransport, SteppedLoop
+from running_listener import LOOPS, running
+from salver.wire.http1 import Handler, Http1Server, Patience
 from salver.wire.http1_messages import HttpRequest, HttpResponse, Limits
+from salver.wire.progress import LEAST_BYTES_PER_S
+from salver.wire.turns import TURN_S, Turns
 
 GET = b"GET /%d HTTP/1.1\r\n\r\n"
 PATIENCE = Patience(idle_s=100, head_s=10, stall_s=20, linger_s=5)
+ENOUGH_BYTES = int(PATIENCE.stall_s * LEAST_BYTES_PER_S)
 
 
 def answer(body: bytes, *headers: bytes) -> bytes:
@@ -61,12 +60,31 @@ class Gate:
         self.waiting.pop(target).set_result(None)
 
 
+class TickingClock:
+    """A clock that goes on by a step each time it is read: whatever is done takes that long."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        self._now_s += self._step_s
+        return self._now_s
+
+
 class Peer:
     """The client's end of one connection to a server without sockets."""
 
-    def __init__(self, server: Http1Server, *, high_water: int | None = None) -> None:
+    def __init__(
+        self,
+        server: Http1Server,
+        *,
+        high_water: int | None = None,
+        peername: tuple[object, ...] | None = None,
+    ) -> None:
         self.connection = server.connection()
         self.transport = FakeTransport(self.connection, high_water=high_water)
+        self.transport.get_extra_info = {"peername": peername}.get
         self.connection.connection_made(self.transport)
 
     def send(self, *pieces: bytes) -> Peer:
@@ -98,9 +116,19 @@ def gate(loop: SteppedLoop) -> Gate:
 
 
 def make_server(
-    loop: asyncio.AbstractEventLoop, handler: Handler = echo, limits: Limits | None = None
+    loop: asyncio.AbstractEventLoop,
+    handler: Handler = echo,
+    limits: Limits | None = None,
+    turns: Turns | None = None,
 ) -> Http1Server:
-    return Http1Server(handler, loop=loop, limits=limits, patience=PATIENCE, wall_clock=lambda: 0.0)
+    return Http1Server(
+        handler,
+        loop=loop,
+        limits=limits,
+        patience=PATIENCE,
+        wall_clock=lambda: 0.0,
+        turns=turns or Turns(loop, FakeClock()),
+    )
 
 
 def test_answer_that_is_ready_is_sent_without_a_task(loop: SteppedLoop):
@@ -288,16 +316,43 @@ def test_each_head_has_its_own_deadline(loop: SteppedLoop):
 
 def test_body_may_take_long_but_not_pause_long(loop: SteppedLoop):
     """A body gets more time with every read, and none when nothing comes."""
-    peer = Peer(make_server(loop)).send(b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\n")
-    for _ in range(5):
-        loop.advance(PATIENCE.stall_s - 1)
-        peer.send(b"x")
+    peer = Peer(make_server(loop)).send(b"POST / HTTP/1.1\r\nContent-Length: 99999\r\n\r\n")
+    for _ in range(10):
+        loop.advance(PATIENCE.stall_s / 2)
+        peer.send(bytes(ENOUGH_BYTES))
     before = peer.received
 
     loop.advance(PATIENCE.stall_s)
 
     assert before == b""
     assert peer.received.startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_body_an_octet_at_a_time_is_refused(loop: SteppedLoop, is_chunked: bool):
+    """Every octet comes in good time, and the request is late all the same."""
+    length = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: 99999"
+    octet = b"1\r\nx\r\n" if is_chunked else b"x"
+    peer = Peer(make_server(loop)).send(b"POST / HTTP/1.1\r\n%s\r\n\r\n" % length)
+    answers = []
+    for _ in range(int(PATIENCE.stall_s)):
+        loop.advance(1)
+        peer.send(octet)
+        answers.append(peer.received[:13])
+
+    assert answers[:-2] == [b""] * (len(answers) - 2)
+    assert answers[-1] == b"HTTP/1.1 408 "
+
+
+def test_every_body_of_a_connection_has_its_own_time(loop: SteppedLoop):
+    """A short body that is whole in good time is never too slow, however many there are."""
+    peer = Peer(make_server(loop))
+    for _ in range(5):
+        peer.send(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nx")
+        loop.advance(PATIENCE.stall_s - 1)
+        peer.send(b"y")
+
+    assert peer.received == answer(b"/xy") * 5
 
 
 def test_handler_may_take_its_time(loop: SteppedLoop, gate: Gate):
@@ -540,36 +595,12 @@ def test_drain_cuts_what_takes_too_long(loop: SteppedLoop, gate: Gate):
     assert draining.done()
 
 
-@contextmanager
-def serving(
-    handler: Handler, bind: Callable[[], socket.socket], new_loop: Callable[[], object]
-) -> Iterator[tuple[Http1Server, socket.socket]]:
-    """A server on a real socket, on a thread of its own, drained at the end."""
-    loop = new_loop()
-    assert isinstance(loop, asyncio.AbstractEventLoop)
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    listening = bind()
-    try:
-        starting = asyncio.run_coroutine_threadsafe(start_http_server(handler, [listening]), loop)
-        server = starting.result(10)
-        yield server, listening
-        asyncio.run_coroutine_threadsafe(server.drain(10), loop).result(20)
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
-
-
 async def echo_from_a_thread(request: HttpRequest) -> HttpResponse:
     """Answers from a worker thread, as slow models do."""
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(
         None, lambda: HttpResponse(200, request.body[::-1], "text/plain")
     )
-
-
-LOOPS = pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
 
 
 @LOOPS
@@ -579,15 +610,15 @@ def test_real_client_is_answered_on_one_connection(
 ):
     """Small and large bodies, fixed and chunked, go there and back over one kept connection."""
     large = bytes(range(256)) * 20_000
-    with serving(handler, lambda: bind_tcp(0, "127.0.0.1"), new_loop) as (server, listening):
-        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    with running(new_loop, http_handler=handler) as server:
+        url = f"http://127.0.0.1:{server.port}/"
         with requests.Session() as session:
             session.trust_env = False
             bodies = [
                 session.post(url, data=data, timeout=10).content
                 for data in (b"small", large, iter([b"in ", b"chunks"]))
             ]
-        opened = server.statistics().open_connections
+            opened = server.listener.statistics().open_connections
 
     expected = [b"small", large, b"in chunks"]
     if handler is echo:
@@ -600,8 +631,8 @@ def test_real_client_is_answered_on_one_connection(
 @LOOPS
 def test_large_upload_that_is_refused_reads_why(new_loop: Callable[[], object]):
     """A client still sending gets the reason and not a reset."""
-    with serving(echo, lambda: bind_tcp(0, "127.0.0.1"), new_loop) as (_, listening):
-        client = socket.create_connection(listening.getsockname(), timeout=10)
+    with running(new_loop, http_handler=echo) as server:
+        client = socket.create_connection(("127.0.0.1", server.port), timeout=10)
         client.sendall(b"POST / HTTP/1.1\r\nContent-Length: 9999999999\r\n\r\n" + bytes(10**6))
         response = http.client.HTTPResponse(client)
         response.begin()
@@ -612,48 +643,124 @@ def test_large_upload_that_is_refused_reads_why(new_loop: Callable[[], object]):
     assert b"<H1>Request Entity Too Large</H1>" in page
 
 
-def test_unix_socket_takes_the_place_of_a_stale_one(tmp_path: Path):
-    """A socket left by an earlier process is replaced, and the new one answers."""
-    path = str(tmp_path / "http.sock")
-    bind_unix(path).close()
-    with serving(echo, lambda: bind_unix(path), uvloop.new_event_loop):
-        client = socket.socket(socket.AF_UNIX)
-        client.settimeout(10)
-        client.connect(path)
-        client.sendall(b"GET /x HTTP/1.1\r\nConnection: close\r\n\r\n")
-        received = client.makefile("rb").read()
-        client.close()
-
-    assert received.endswith(b"\r\n\r\n/x")
-
-
-def test_every_address_is_listened_on_when_none_is_named():
-    """Without a host, an IPv4 client is answered by the same socket as any other."""
-    with serving(echo, lambda: bind_tcp(0), uvloop.new_event_loop) as (_, listening):
-        connection = http.client.HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=10)
-        connection.request("GET", "/x")
-        body = connection.getresponse().read()
-        connection.close()
-
-    assert body == b"/x"
-
-
-def test_port_that_is_taken_is_an_error():
-    """A taken port is not silently served on IPv4 alone."""
-    with bind_tcp(0) as taken, pytest.raises(OSError, match="in use"):
-        bind_tcp(taken.getsockname()[1])
-
-
 def test_long_pipeline_lets_other_connections_take_a_turn(loop: SteppedLoop):
     """One read full of requests is answered in portions, between which the loop is free."""
-    server = make_server(loop)
-    greedy = Peer(server).send(b"".join(GET % each for each in range(100)))
+    server = make_server(loop, turns=Turns(loop, TickingClock(TURN_S / 10)))
+    greedy = Peer(server).send(b"".join(GET % each for each in range(1000)))
     while_greedy_waits = greedy.received.count(b"HTTP/1.1 200")
 
     modest = Peer(server).send(GET % 1)
     answered_at_once = modest.received
-    loop.step()
+    loop.step(rounds=1000)
 
     assert while_greedy_waits < 100
     assert answered_at_once == answer(b"/1")
-    assert greedy.received == b"".join(answer(b"/%d" % each) for each in range(100))
+    assert greedy.received == b"".join(answer(b"/%d" % each) for each in range(1000))
+
+
+def test_connection_that_waits_for_its_turn_is_not_read_from(loop: SteppedLoop):
+    """What it sends on meanwhile fills its own buffers, and what came all the same is in order."""
+    server = make_server(loop, turns=Turns(loop, TickingClock(TURN_S / 3)))
+    peer = Peer(server).send(b"".join(GET % each for each in range(500)))
+    was_paused = peer.transport.is_reading_paused
+
+    peer.send(GET % 500, GET % 501)
+    loop.step(rounds=2000)
+
+    assert was_paused
+    assert not peer.transport.is_reading_paused
+    assert peer.received == b"".join(answer(b"/%d" % each) for each in range(502))
+
+
+@given(requests_sent=st.integers(5, 60), steps=st.integers(2, 12))
+def test_connection_is_read_from_or_waits_for_its_turn(requests_sent: int, steps: int):
+    """Wherever a turn ends, a connection that is read from has nothing waiting and no turn due."""
+    loop = SteppedLoop()
+    server = make_server(loop, turns=Turns(loop, TickingClock(TURN_S / steps)))
+    peer = Peer(server).send(b"".join(GET % each for each in range(requests_sent)))
+    while peer.transport.is_reading_paused:
+        loop.step(rounds=1)
+    at_last_turn = peer.received
+
+    peer.send(b"".join(GET % each for each in range(1000)))
+    is_paused_again = peer.transport.is_reading_paused
+    loop.close()
+
+    assert at_last_turn == b"".join(answer(b"/%d" % each) for each in range(requests_sent))
+    assert is_paused_again
+
+
+def test_client_that_is_gone_takes_no_turn(loop: SteppedLoop):
+    """What it had sent is forgotten."""
+    asked = []
+
+    async def note(request: HttpRequest) -> HttpResponse:
+        asked.append(request.target)
+        return await echo(request)
+
+    server = make_server(loop, note, turns=Turns(loop, TickingClock(TURN_S / 3)))
+    peer = Peer(server).send(b"".join(GET % each for each in range(500)))
+    peer.vanish()
+    before = len(asked)
+    loop.step()
+
+    assert len(asked) == before
+
+
+def test_large_body_is_not_cut_into_pieces(loop: SteppedLoop):
+    """A body of known length costs nothing to read, so it takes no turns."""
+    server = make_server(loop, turns=Turns(loop, TickingClock(10.0)))
+    body = bytes(range(256)) * 1000
+    peer = Peer(server).send(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body))
+
+    peer.send(body[:100_000], body[100_000:])
+
+    assert peer.received == answer(b"/" + body)
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3, 100, 5000])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_body_is_whole_whatever_pieces_it_comes_in(
+    loop: SteppedLoop, pieces: int, is_chunked: bool
+):
+    """Large and small pieces are put together in their order."""
+    body = bytes(range(256)) * 100
+    size = -(-len(body) // pieces)
+    parts = [body[start : start + size] for start in range(0, len(body), size)]
+    peer = Peer(make_server(loop))
+
+    if is_chunked:
+        peer.send(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        peer.send(*[b"%x\r\n%s\r\n" % (len(part), part) for part in parts], b"0\r\n\r\n")
+    else:
+        peer.send(b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body), *parts)
+    loop.step(rounds=100)
+
+    assert peer.received == answer(b"/" + body)
+
+
+# --- who is told ----------------------------------------------------------------------------------
+
+
+def test_refusals_are_told_with_their_address(loop: SteppedLoop):
+    """The owner of the server hears who was refused, and why."""
+    refusals = []
+    server = Http1Server(
+        echo, loop=loop, patience=PATIENCE, on_refusal=lambda *what: refusals.append(what)
+    )
+    Peer(server).send(b"\xff\xfe\r\n\r\n")
+    Peer(server, peername=("192.0.2.1", 4711)).send(b"GET / HTTP/1.1\r\nHost")
+    loop.advance(PATIENCE.head_s)
+
+    assert refusals == [("", 501), ("192.0.2.1", 408)]
+
+
+def test_peer_that_is_cut_off_is_told_with_its_address(loop: SteppedLoop):
+    """The same for one that does not read."""
+    cut = []
+    server = Http1Server(echo, loop=loop, patience=PATIENCE, on_cut=cut.append)
+    peer = Peer(server, high_water=10, peername=("::ffff:192.0.2.1", 4711, 0, 0)).send(GET % 1)
+    loop.advance(PATIENCE.stall_s)
+
+    assert peer.transport.is_aborted
+    assert cut == ["192.0.2.1"]

@@ -292,9 +292,11 @@ def a_conversation() -> bytes:
     )
 
 
-def outcome(pieces: list[bytes]) -> tuple[list[object], bytes, int]:
+def outcome(
+    pieces: list[bytes], limits: Http2Limits | None = None
+) -> tuple[list[object], bytes, int]:
     """What a server makes of a conversation in pieces: its events, the parts of a body joined."""
-    server = Http2Connection(HUFFMAN)
+    server = Http2Connection(HUFFMAN, limits)
     sent, events = server.take_output(), []
     for piece in pieces:
         for event in server.receive(piece):
@@ -339,6 +341,150 @@ def test_large_body_comes_as_it_arrives():
 
     assert [event.ended for event in first + second] == [False, True]
     assert sum(len(event.data) for event in first + second) == 100_000
+
+
+def large_frames(stream_id: int, sizes: list[int], *, ended: bool = True) -> bytes:
+    """A body in frames of these sizes, each full of its own number."""
+    return b"".join(
+        frame(
+            DATA,
+            END_STREAM if ended and number == len(sizes) - 1 else 0,
+            stream_id,
+            bytes([number % 256]) * size,
+        )
+        for number, size in enumerate(sizes)
+    )
+
+
+def test_large_frames_in_a_row_are_one_part():
+    """A body of many frames costs one event per read, and the last one its own."""
+    client = HandMade()
+    client.say(client.headers(1))
+    events = client.say(large_frames(1, [16_384] * 20))
+
+    assert [len(event.data) for event in events] == [19 * 16_384, 16_384]
+    assert [event.ended for event in events] == [False, True]
+
+
+LIMITED = Http2Limits(stream_window_bytes=100_000, connection_window_bytes=150_000)
+SIZES = st.lists(st.sampled_from([0, 1, 300, 4095, 4096, 9000, 16_384]), min_size=1, max_size=20)
+
+
+@given(SIZES, st.none() | st.sampled_from([-1, 0, 5000]), st.data())
+@settings(max_examples=60)
+def test_large_frames_come_to_the_same_in_any_pieces(sizes, difference, data):
+    """Windows, lengths and all, whether frames are taken in a row or one by one."""
+    length = () if difference is None else ((b"content-length", b"%d" % (sum(sizes) + difference)),)
+    client = HandMade(LIMITED)
+    whole = b"".join(
+        (
+            PREFACE,
+            frame(SETTINGS, 0, 0),
+            client.headers(1, (*CALL, *length)),
+            client.headers(3),
+            large_frames(1, sizes, ended=data.draw(st.booleans())),
+            large_frames(3, [9000, 9000]),
+        )
+    )
+    cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=10))
+    edges = [0, *sorted(cuts), len(whole)]
+    pieces = [whole[start:end] for start, end in pairwise(edges)]
+
+    assert outcome(pieces, LIMITED) == outcome([whole], LIMITED)
+
+
+def test_request_like_one_before_comes_to_the_same():
+    """Two frames in one read, the usual call, and what differs in any way goes the long way."""
+    client = HandMade()
+    client.say(client.call(1))
+    client.say(client.call(3))
+    short = client.say(client.call(5, b"body"))
+    long = client.say(client.headers(7)) + client.say(frame(DATA, END_STREAM, 7, b"body"))
+
+    assert [(type(each), each[1:]) for each in short] == [(type(each), each[1:]) for each in long]
+    assert client.server.open_streams == 4
+
+
+def test_large_body_may_come_in_one_piece():
+    """As far as its frames go, however much else waits behind them."""
+    client = HandMade()
+    client.say(client.headers(1))
+    begun = frame(DATA, 0, 1, bytes(16_384))[:5000]
+    client.server.receive(begun)
+    rest = bytes(16_384 + 9 - 5000)
+    waiting = rest + large_frames(1, [16_384] * 3, ended=False) + client.window(0, 1) * 10_000
+
+    assert client.server.bytes_at_once(waiting, 4096) == len(rest) + 3 * (16_384 + 9)
+
+
+def test_what_asks_for_work_comes_in_small_pieces():
+    """However many frames are alike, and however many of them wait."""
+    client = HandMade()
+    updates = client.window(0, 1)
+
+    assert client.server.bytes_at_once(updates * 10_000, 4096) < 4096 + len(updates)
+    assert client.server.bytes_at_once(client.call(1) * 1000, 4096) < 4096 + len(client.call(1))
+
+
+# What is held of frames that are not whole.
+
+
+def test_unfinished_frames_are_counted():
+    """The connection says what it keeps, and that it keeps it no longer."""
+    client = HandMade()
+    block = client.encoder.encode([*CALL, (b"x", b"y" * 5000)])
+    begun = frame(HEADERS, 0, 1, block[:2000])
+    client.say(begun[:1500])
+    of_a_frame = client.server.held_bytes
+    client.say(begun[1500:])
+    of_a_block = client.server.held_bytes
+    client.say(frame(CONTINUATION, END_HEADERS, 1, block[2000:]))
+
+    assert (of_a_frame, of_a_block, client.server.held_bytes) == (1500, 2000, 0)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        frame(0x42, 0xFF, 3, bytes(500_000)),
+        frame(GOAWAY, 0, 0, bytes(500_000)),
+        frame(DATA, PADDED, 1, b"\xff" + bytes(500_000)),
+    ],
+    ids=["unknown", "goodbye", "padded"],
+)
+def test_large_frames_are_not_kept(said):
+    """What nobody reads is skipped as it arrives, and a padded body is handed on."""
+    client = HandMade()
+    client.say(client.headers(1))
+    held = []
+    for start in range(0, len(said), 7000):
+        client.say(said[start : start + 7000])
+        held.append(client.server.held_bytes)
+    answered = client.say(frame(PING, 0, 0, bytes(8)))
+
+    assert max(held) == 0
+    assert answered == [PingReceived()]
+
+
+def test_padded_body_comes_as_it_arrives():
+    """Its padding is left out, and its end comes with the last of its octets."""
+    client = HandMade()
+    client.say(client.headers(1))
+    whole = frame(DATA, PADDED | END_STREAM, 1, b"\x64" + b"x" * 1000 + bytes(100))
+    events = [event for byte in whole for event in client.server.receive(bytes([byte]))]
+
+    assert b"".join(event.data for event in events) == b"x" * 1000
+    assert [event.ended for event in events] == [False] * 999 + [True]
+    assert client.say(frame(PING, 0, 0, bytes(8))) == [PingReceived()]
+
+
+@pytest.mark.parametrize("kind", [PRIORITY, RST_STREAM, PING, WINDOW_UPDATE])
+def test_frame_of_a_wrong_size_is_refused_by_its_head(kind):
+    """What can only be wrong is not waited for."""
+    client = HandMade()
+    client.server.receive(frame(kind, 0, 1, bytes(60_000))[:20])
+
+    assert client.server.close_code == SIZE
 
 
 # Rules whose breach ends the connection.
@@ -471,6 +617,21 @@ def test_fault_that_ends_one_stream(name):
     assert events == [StreamEnded(stream_id, code)]
     assert client.reset_codes() == {stream_id: code}
     assert len(client.say(client.call(7))) == 2
+
+
+@pytest.mark.parametrize(
+    ("opened", "late", "code"),
+    [([5], 3, PROTOCOL), ([1, 9], 7, PROTOCOL), ([5, 7], 1, PROTOCOL), ([1, 9], 1, CLOSED)],
+)
+def test_stream_that_was_left_out_was_never_opened(opened, late, code):
+    """A new stream closes the lower ones: none of those may begin (section 5.1.1)."""
+    client = HandMade()
+    for stream_id in opened:
+        client.say(client.call(stream_id))
+        client.server.respond(stream_id, OK, b"", END)
+    client.say(client.headers(late))
+
+    assert client.server.close_code == code
 
 
 def test_data_on_a_closed_stream_is_refused_once():
@@ -863,16 +1024,28 @@ def test_too_many_streams_are_refused_unharmed():
     assert len(client.say(client.call(7))) == 2
 
 
-def test_headers_beyond_the_limit_end_their_stream():
-    """The table is in step afterwards."""
+def test_headers_beyond_the_limit_are_told_by_their_first():
+    """Enough to answer the request by; the table is in step afterwards."""
     client = HandMade(Http2Limits(header_list_bytes=2000))
     large = (*CALL, (b"new", b"entry"), (b"x", b"y" * 1700))
-    client.say(client.headers(1, large), client.headers(3))
-    client.say(client.headers(3, large, END_HEADERS | END_STREAM))
-    events = client.say(client.headers(5, (*CALL, (b"new", b"entry"))))
+    client.say(client.headers(1, large))
+    (request,) = client.say(client.headers(3, large, END_HEADERS | END_STREAM))
+    (next_one,) = client.say(client.headers(5, (*CALL, (b"new", b"entry"))))
 
-    assert client.reset_codes() == {1: CALM, 3: CALM}
-    assert (b"new", b"entry") in events[0].head.headers
+    assert request.head.is_too_large
+    assert request.head.header(b"content-type") == b"application/grpc"
+    assert (b"x", b"y" * 1700) not in request.head.headers
+    assert (b"new", b"entry") in next_one.head.headers
+    assert not next_one.head.is_too_large
+
+
+def test_too_large_headers_that_ask_for_nothing_end_their_stream():
+    """Where the limit comes before the request is known, there is nothing to answer."""
+    client = HandMade(Http2Limits(header_list_bytes=2000))
+    events = client.say(client.headers(1, ((b"x", b"y" * 1990), *CALL)))
+
+    assert events == []
+    assert client.reset_codes() == {1: CALM}
 
 
 HEADER_SETS = [

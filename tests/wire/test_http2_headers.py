@@ -151,3 +151,31 @@ def test_large_and_numerous_heads_are_not_kept():
 
     assert reader.read(large)[0] is not reader.read(large)[0]
     assert reader.read(REQUEST)[0] is not first
+
+
+@pytest.mark.parametrize(
+    ("scheme", "authority", "host", "is_one"),
+    [
+        (b"http", b"server", b"server", True),
+        (b"http", b"Server:80", b"server", True),
+        (b"https", b"server", b"server:443", True),
+        (b"http", b"server", b"other", False),
+        (b"http", b"server:8501", b"server", False),
+        (b"https", b"server:80", b"server", False),
+        (b"http", b"", b"server", True),
+    ],
+)
+def test_host_has_to_be_the_authority(scheme, authority, host, is_one):
+    """Two names for one server are a malformed request, whichever is meant (section 8.3.1)."""
+    pseudo = ((b":method", b"GET"), (b":scheme", scheme), (b":path", b"/"))
+    named = ((b":authority", authority),) if authority else ()
+    head = read_request_head((*pseudo, *named, (b"host", host)))
+
+    assert (head.fault == "") is is_one
+
+
+def test_two_hosts_are_one_too_many():
+    """Without an authority they still have to agree."""
+    pseudo = ((b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"))
+
+    assert read_request_head((*pseudo, (b"host", b"a"), (b"host", b"b"))).fault

@@ -51,6 +51,9 @@ from salver.wire.listener import (
     ListenerLimits,
     Patience,
 )
+from salver.wire.memory import a_quarter_of_memory
+from salver.wire.progress import LEAST_BYTES_PER_S
+from salver.wire.turns import TURN_S
 
 PATIENCE = Patience(
     handshake_s=10,
@@ -128,14 +131,14 @@ class Client:
 
     def call(self, stream_id: int = 1, message: bytes = b"hi", path: str = ECHO) -> bytes:
         """The frames of a whole gRPC call."""
-        block = self._block(path)
+        block = self.block(path)
         body = b"\0" + len(message).to_bytes(4, "big") + message
         headers = frame(HEADERS, END_HEADERS, stream_id, block)
         return headers + frame(DATA, END_STREAM, stream_id, body)
 
     def half_a_call(self, stream_id: int = 1) -> bytes:
         """The frames of a call whose message is announced and does not come."""
-        headers = frame(HEADERS, END_HEADERS, stream_id, self._block(ECHO))
+        headers = frame(HEADERS, END_HEADERS, stream_id, self.block(ECHO))
         return headers + frame(DATA, 0, stream_id, b"\0\0\0\0\x09half")
 
     @property
@@ -165,7 +168,8 @@ class Client:
     def is_gone(self) -> bool:
         return self.line.is_gone
 
-    def _block(self, path: str) -> bytes:
+    def block(self, path: str) -> bytes:
+        """The headers of a gRPC call."""
         headers = [(name, path.encode() if name == b":path" else text) for name, text in CALL]
         return self.encoder.encode(headers)
 
@@ -192,6 +196,7 @@ def make_listener(
     patience: Patience = PATIENCE,
     limits: ListenerLimits | None = None,
     jitter: float = 0.5,
+    turn_clock: Callable[[], float] = lambda: 0.0,
 ) -> Listener:
     return Listener(
         ECHO_METHODS if gate is None else {ECHO: Unary(gate.call)},
@@ -201,6 +206,7 @@ def make_listener(
         limits=limits,
         wall_clock=lambda: 0.0,
         jitter=lambda: jitter,
+        turn_clock=turn_clock,
     )
 
 
@@ -336,6 +342,199 @@ def test_client_that_leaves_a_request_unfinished_is_cut_off(
     assert (was_gone, client.is_gone) == (False, True)
     assert int.from_bytes(goaway.payload[4:8], "big") == ErrorCode.ENHANCE_YOUR_CALM
     assert caplog.messages == ["An HTTP/2 client stood still for 20 s and was cut off"]
+
+
+def drip(client: Client, loop: SteppedLoop, piece: bytes, seconds: float) -> list[bool]:
+    """Send a piece a second; after each, whether the connection is gone."""
+    gone = []
+    for _ in range(int(seconds)):
+        client.send(piece)
+        loop.advance(SWEEP_S)
+        gone.append(client.is_gone)
+    return gone
+
+
+TOO_SLOW = (
+    f"An HTTP/2 client sent a request at less than {LEAST_BYTES_PER_S} octets a second"
+    " and was cut off"
+)
+
+
+@pytest.mark.parametrize("besides", [b"", frame(PING, 0, 0, bytes(8)) * 20], ids=["alone", "pings"])
+def test_body_an_octet_at_a_time_is_cut_off(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture, besides: bytes
+):
+    """Every octet comes in good time, and pings are no progress: the request is late."""
+    listener = make_listener(loop)
+    client = Client(listener)
+    client.send(HELLO + client.half_a_call())
+
+    gone = drip(client, loop, frame(DATA, 0, 1, b"x") + besides, PATIENCE.stall_s + 2)
+
+    assert gone[: int(PATIENCE.stall_s)] == [False] * int(PATIENCE.stall_s)
+    assert gone[-1]
+    assert caplog.messages == [TOO_SLOW]
+
+
+def test_body_that_comes_slowly_enough_to_see_it_move_may_go_on(loop: SteppedLoop):
+    """A slow line is no attack."""
+    client = Client(make_listener(loop))
+    client.send(HELLO, frame(HEADERS, END_HEADERS, 1, client.block(ECHO)))
+    client.send(frame(DATA, 0, 1, b"\0\0\1\0\0"))
+
+    gone = drip(client, loop, frame(DATA, 0, 1, bytes(LEAST_BYTES_PER_S)), 3 * PATIENCE.stall_s)
+
+    assert not any(gone)
+
+
+def test_headers_an_octet_at_a_time_are_cut_off(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture
+):
+    """A header block has to be whole in good time, however it dribbles in."""
+    client = Client(make_listener(loop))
+    client.send(HELLO, frame(HEADERS, END_HEADERS, 1, bytes(1000))[:9])
+
+    gone = drip(client, loop, b"x", PATIENCE.stall_s + 2)
+
+    assert gone[: int(PATIENCE.stall_s)] == [False] * int(PATIENCE.stall_s)
+    assert gone[-1]
+    assert caplog.messages == [TOO_SLOW]
+
+
+def test_new_request_each_time_one_looks_is_not_too_slow(loop: SteppedLoop):
+    """Requests that are soon complete are honest, although one is always on its way."""
+    client = Client(make_listener(loop)).send(HELLO)
+    gone = []
+    client.send(client.half_a_call(1))
+    for stream_id in range(1, 100, 2):
+        client.send(client.half_a_call(stream_id + 2))
+        client.send(frame(DATA, END_STREAM, stream_id, b"after"))
+        loop.advance(SWEEP_S)
+        gone.append(client.is_gone)
+
+    assert not any(gone)
+    assert len(client.answers) == 50
+
+
+# --- turns ----------------------------------------------------------------------------------------
+
+
+class TickingClock:
+    """A clock that goes on by a step each time it is read: whatever is done takes that long."""
+
+    def __init__(self, step_s: float) -> None:
+        self._step_s = step_s
+        self._now_s = 0.0
+
+    def __call__(self) -> float:
+        self._now_s += self._step_s
+        return self._now_s
+
+
+def test_many_calls_in_one_read_let_others_take_a_turn(loop: SteppedLoop):
+    """Who sent little is answered at once; who sent much, in time and in order."""
+    listener = make_listener(loop, turn_clock=TickingClock(TURN_S / 3))
+    greedy, modest = Client(listener).send(HELLO), Client(listener).send(HELLO)
+    calls = [greedy.call(1 + 2 * n, b"%d" % n) for n in range(1000)]
+
+    greedy.send(b"".join(calls))
+    at_first, was_paused = len(greedy.answers), greedy.line.is_reading_paused
+    modest.send(modest.call(1, b"me"))
+    meanwhile = modest.answers
+    greedy.send(greedy.call(2001, b"1000"))
+    loop.step(rounds=1000)
+
+    assert at_first < 100
+    assert was_paused
+    assert meanwhile == [b"me"]
+    assert greedy.answers == [b"%d" % n for n in range(1001)]
+    assert not greedy.line.is_reading_paused
+
+
+@pytest.mark.parametrize("cut", [0, 10, len(HELLO), len(HELLO) + 4])
+def test_read_full_of_calls_takes_turns_whatever_it_begins_with(loop: SteppedLoop, cut: int):
+    """A preface, a frame, or the rest of either."""
+    listener = make_listener(loop, turn_clock=TickingClock(TURN_S / 3))
+    client = Client(listener)
+    hello = HELLO + frame(SETTINGS, 0, 0)
+    calls = b"".join(client.call(1 + 2 * n) for n in range(500))
+
+    client.send(*pieces_of(hello + calls, [cut]))
+    at_first = len(client.answers)
+    loop.step(rounds=1000)
+
+    assert at_first < 100
+    assert len(client.answers) == 500
+
+
+def test_client_that_breaks_a_rule_is_not_listened_to_any_more(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture
+):
+    """What it asked before and after is not answered once it is sent away; the log says so once."""
+    listener = make_listener(loop, turn_clock=TickingClock(TURN_S / 3))
+    client = Client(listener)
+    calls = b"".join(client.call(1 + 2 * n) for n in range(500))
+    client.line.keeps_open = True
+
+    client.send(HELLO + calls + frame(DATA, 0, 0) + calls)
+    loop.step(rounds=1000)
+    client.send(calls)
+
+    assert len(client.goodbyes) == 1
+    assert client.frames[-1].kind == GOAWAY
+    assert listener.statistics().in_flight == 0
+    assert len(caplog.messages) == 1
+
+
+def test_client_that_is_gone_takes_no_turn(loop: SteppedLoop):
+    """What it had sent is forgotten."""
+    listener = make_listener(loop, turn_clock=TickingClock(TURN_S / 3))
+    client = Client(listener).send(HELLO)
+    client.send(b"".join(client.call(1 + 2 * n) for n in range(500)))
+    before = len(client.answers)
+
+    client.line.protocol.connection_lost(None)
+    loop.step()
+
+    assert len(client.answers) == before
+    assert listener.statistics().open_connections == 0
+
+
+def test_client_that_does_not_read_waits_with_what_it_asked(loop: SteppedLoop):
+    """Its calls are acted on when it has room for the answers, and not before."""
+    listener = make_listener(loop, turn_clock=TickingClock(TURN_S / 3))
+    client = Client(listener).send(HELLO)
+    client.line.protocol.pause_writing()
+    client.send(b"".join(client.call(1 + 2 * n) for n in range(500)))
+    loop.step(rounds=1000)
+    unread = len(client.answers)
+
+    client.line.protocol.resume_writing()
+    loop.step(rounds=1000)
+
+    assert unread == 0
+    assert len(client.answers) == 500
+    assert not client.line.is_reading_paused
+
+
+def test_allowance_is_a_quarter_of_memory_unless_it_is_set(loop: SteppedLoop):
+    """Out of the box, unfinished requests cannot take the whole machine."""
+    listener = make_listener(loop)
+    allowed = a_quarter_of_memory()
+
+    assert listener.hold(allowed)
+    assert not listener.hold(1)
+
+
+def test_allowance_that_is_used_up_is_one_line(loop: SteppedLoop, caplog: pytest.LogCaptureFixture):
+    """However many requests are refused for it."""
+    listener = make_listener(loop, limits=ListenerLimits(held_bytes=3 << 20))
+    for _ in range(5):
+        listener.hold(2 << 20)
+
+    assert caplog.messages == [
+        "Unfinished requests hold 3 MiB, as much as all of them may: more are refused"
+    ]
 
 
 def test_client_that_never_sends_its_settings_is_cut_off(loop: SteppedLoop):

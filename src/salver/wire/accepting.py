@@ -22,10 +22,13 @@ logger = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
 
-ACCEPTS_PER_TURN: Final = 32
-"""Connections that are taken in a row before the event loop looks at those that are there."""
+ACCEPTS_PER_TURN: Final = 8
+"""Connections that are taken in a row before the event loop looks at those that are there: each
+costs about as much as several requests."""
 
 RETRY_S: Final = 0.5
+
+IPV4_IN_IPV6: Final = "::ffff:"
 
 SPARE_DESCRIPTORS: Final = 256
 """For models, logs and doors: without any, no version could be loaded while a crowd is here."""
@@ -81,6 +84,20 @@ def within_file_descriptors(connections: int) -> int:
     if allowed == resource.RLIM_INFINITY:
         return connections
     return max(min(connections, allowed - min(SPARE_DESCRIPTORS, allowed // 2)), 1)
+
+
+def address_of(connection: asyncio.BaseTransport | None) -> str:
+    """The client's IP address; empty for a UNIX socket's, and for one that has gone already."""
+    return _ip_of(None if connection is None else connection.get_extra_info("peername"))
+
+
+def peer_of(accepted: socket.socket) -> str:
+    """The same of a socket."""
+    try:
+        peer = accepted.getpeername()
+    except OSError:  # it is gone already
+        return ""
+    return _ip_of(peer)
 
 
 class Acceptor:
@@ -139,6 +156,11 @@ class Acceptor:
     def _resume(self) -> None:
         self._retry = None
         self._loop.add_reader(self._listening, self._accept)
+
+
+def _ip_of(peer: object) -> str:
+    """An IPv4 client's address is its own, also where the socket takes both kinds."""
+    return str(peer[0]).removeprefix(IPV4_IN_IPV6) if isinstance(peer, tuple) else ""
 
 
 def _path_of(listening: socket.socket) -> str:

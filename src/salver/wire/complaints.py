@@ -23,13 +23,16 @@ class Complaints:
         self._logger = logger
         self._said: dict[str, tuple[float, int]] = {}  # when last, and how many not since
 
-    def say(self, line: str, *details: object) -> None:
-        """Log a line of a kind, or only count it; ``line`` without its details is the kind."""
-        now_s = self._clock()
-        said_s, unsaid = self._said.get(line, (-math.inf, 0))
+    def say(self, line: str, *details: object, kind: str = "") -> None:
+        """Log a line of a kind, or only count it; ``line`` without its details is the kind.
+
+        Where one line serves several kinds, ``kind`` tells them apart; no peer may choose it.
+        """
+        now_s, kind = self._clock(), kind or line
+        said_s, unsaid = self._said.get(kind, (-math.inf, 0))
         if now_s - said_s < COMPLAINT_S:
-            self._said[line] = (said_s, unsaid + 1)
+            self._said[kind] = (said_s, unsaid + 1)
             return
-        self._said[line] = (now_s, 0)
+        self._said[kind] = (now_s, 0)
         more = f" (and {unsaid} more like it before)" if unsaid else ""
         self._logger.warning("%s%s", line % details, more)

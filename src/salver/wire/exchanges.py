@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from email.utils import formatdate
+from itertools import islice
 from typing import Any, Final, Protocol
 
 from salver.errors import (
@@ -38,7 +40,9 @@ from salver.wire.grpc import (
     status_headers,
     trailers_only,
     unknown_method,
+    unpacking,
 )
+from salver.wire.hpack import Headers
 from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
 from salver.wire.http2 import Http2Connection
 from salver.wire.http2_headers import RequestHead
@@ -61,6 +65,11 @@ class ExchangeLimits:
 
 MAX_WAITING_MESSAGES: Final = 64
 """Requests of a streaming call that its handler has not taken."""
+
+STREAMED_MESSAGE_BYTES: Final = 64 << 10
+"""The largest request of a streaming call: those that are offered are asked with names only."""
+
+NO_ROOM: Final = "the server holds too much of unfinished requests"
 
 _FAILED: Final = "The server failed to answer; its log says why."
 
@@ -130,7 +139,7 @@ class UnaryCall:
         self._timeout_s = timeout_s
         self._method = method
         self._limits = limits
-        self._reader = MessageReader(request.encoding, limits.message_bytes)
+        self._reader: MessageReader | None = None  # most requests come whole and need none
         self._held_bytes = 0
         self._task: asyncio.Future[bytes] | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -145,15 +154,20 @@ class UnaryCall:
         """Keep a part of the request; with the last one, answer."""
         if self._is_over:
             return
-        if ended and not self._held_bytes and _is_one_plain_message(data):
+        if ended and self._reader is None and _is_one_plain_message(data):
             self._answer(data[PREFIX_BYTES:])  # by far the most frequent, so first
             return
-        self._reader.feed(data)
-        self._held_bytes += len(data)
-        if not self._peer.hold(len(data)):
-            self._fail(ResourceExhausted("the server holds too much of unfinished requests"))
-        elif ended:
-            self._answer_if_whole()
+        reader = self._reader
+        if reader is None:
+            reader = MessageReader(self._request.encoding, self._limits.message_bytes)
+            self._reader = reader
+        reader.feed(data)
+        try:
+            self._hold(len(data))
+            if ended:
+                self._answer_if_whole(reader)
+        except ServingError as error:
+            self._fail(error)
 
     def on_flushed(self) -> None:
         """Nothing waits for it."""
@@ -163,16 +177,36 @@ class UnaryCall:
         self._is_over = True
         self._let_go()
 
-    def _answer_if_whole(self) -> None:
-        try:
-            messages = list(self._reader.messages())
-            if len(messages) != 1 or self._reader.held_bytes:
-                raise Internal("the body of a unary call is not one message")
-        except ServingError as error:
-            self._fail(error)
-            return
+    def _answer_if_whole(self, reader: MessageReader) -> None:
+        messages = list(islice(reader.as_sent(), 2))
+        if len(messages) != 1 or reader.held_bytes:
+            raise Internal("the body of a unary call is not one message")
+        is_packed, message = messages[0]
+        if is_packed:
+            self._unpack(message)
+        else:
+            self._release()
+            self._answer(message)
+
+    def _unpack(self, message: bytes) -> None:
+        """Answer a compressed message: at once if it is small, else others have turns meanwhile."""
+        slices = unpacking(message, self._request.encoding, self._limits.message_bytes)
+        parts = list(islice(slices, 2))
+        if len(parts) > 1:
+            self._wait_for(self._answer_unpacked(parts, slices), self._timeout_s)
+        else:
+            self._release()
+            self._answer(b"".join(parts))
+
+    async def _answer_unpacked(self, parts: list[bytes], slices: Iterator[bytes]) -> bytes:
+        self._hold(sum(map(len, parts)))
+        for part in slices:
+            parts.append(part)
+            self._hold(len(part))
+            await asyncio.sleep(0)
         self._release()
-        self._answer(messages[0])
+        answer = self._method.handler(b"".join(parts), self._timeout_s)
+        return answer if isinstance(answer, bytes) else await answer
 
     def _answer(self, message: bytes) -> None:
         timeout_s = self._timeout_s
@@ -236,7 +270,8 @@ class UnaryCall:
 
     def _finish(self) -> None:
         self._is_over = True
-        self._let_go()
+        if self._task is not None or self._held_bytes:
+            self._let_go()
         self._peer.done(self._stream_id)
 
     def _let_go(self) -> None:
@@ -246,6 +281,11 @@ class UnaryCall:
             self._deadline = None
         if self._task is not None:
             self._task.cancel()
+
+    def _hold(self, more_bytes: int) -> None:
+        self._held_bytes += more_bytes
+        if not self._peer.hold(more_bytes):
+            raise ResourceExhausted(NO_ROOM)
 
     def _release(self) -> None:
         if self._held_bytes:
@@ -268,7 +308,7 @@ class StreamingCall:
         self._peer = peer
         self._stream_id = stream_id
         self._request = request
-        self._reader = MessageReader(request.encoding, max_bytes)
+        self._reader = MessageReader(request.encoding, min(max_bytes, STREAMED_MESSAGE_BYTES))
         self._messages: deque[bytes] = deque()
         self._has_ended = False
         self._news = asyncio.Event()
@@ -291,10 +331,11 @@ class StreamingCall:
             return
         self._reader.feed(data)
         try:
-            self._messages.extend(self._reader.messages())
+            for message in self._reader.messages():
+                self._messages.append(message)
+                if len(self._messages) > MAX_WAITING_MESSAGES:
+                    raise ResourceExhausted("more requests than the method takes")
             self._hold(self._reader.held_bytes)
-            if len(self._messages) > MAX_WAITING_MESSAGES:
-                raise ResourceExhausted("more requests than the method takes")
             if ended and self._reader.held_bytes:
                 raise Internal("the last message is cut off")
         except ServingError as error:
@@ -361,7 +402,7 @@ class StreamingCall:
         more_bytes = held_bytes - self._held_bytes
         self._held_bytes = held_bytes
         if not self._peer.hold(more_bytes) and more_bytes > 0:
-            raise ResourceExhausted("the server holds too much of unfinished requests")
+            raise ResourceExhausted(NO_ROOM)
 
     def _stop(self) -> None:
         self._hold(0)
@@ -376,8 +417,10 @@ class RefusedCall:
 
     waits_for_peer = True
 
-    def __init__(self, peer: Peer, stream_id: int, error: ServingError) -> None:
-        headers = trailers_only(error.code, error.message)
+    def __init__(
+        self, peer: Peer, stream_id: int, error: ServingError, more_headers: Headers = ()
+    ) -> None:
+        headers = (*trailers_only(error.code, error.message), *more_headers)
         peer.connection.send_headers(stream_id, headers, end_stream=True)
         peer.done(stream_id)
 
@@ -411,7 +454,9 @@ class HttpExchange:
         self._held = 0
         self._task: asyncio.Task[HttpResponse] | None = None
         self._is_over = False
-        if (head.content_length or 0) > max_body_bytes:
+        if head.is_too_large:
+            self._respond(error_page(431))
+        elif (head.content_length or 0) > max_body_bytes:
             self._respond(error_page(413))
 
     @property
@@ -426,8 +471,10 @@ class HttpExchange:
         self._parts.append(data)
         self._held += len(data)
         has_room = self._peer.hold(len(data))
-        if self._held > self._max_body_bytes or not has_room:
+        if self._held > self._max_body_bytes:
             self._respond(error_page(413))
+        elif not has_room:
+            self._respond(error_page(503))
         elif ended:
             self._task = self._peer.loop.create_task(self._handler(self._request()))
             self._task.add_done_callback(self._on_answered)
@@ -470,6 +517,7 @@ class HttpExchange:
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in response.headers
         ]
+        headers.append((b"date", formatdate(usegmt=True).encode()))
         headers.append((b"content-length", b"%d" % len(response.body)))
         body = b"" if self._head.method == b"HEAD" else response.body
         connection.send_headers(self._stream_id, tuple(headers), end_stream=not body)
@@ -508,7 +556,7 @@ def exchange_for(
     if not isinstance(request, GrpcRequest):
         return HttpExchange(peer, stream_id, head, handler, limits.body_bytes)
     if request.fault is not None:
-        return RefusedCall(peer, stream_id, error_for(*request.fault))
+        return RefusedCall(peer, stream_id, error_for(*request.fault), request.fault_headers)
     try:
         timeout_s = read_timeout(timeout)
     except ServingError as error:

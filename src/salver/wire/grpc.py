@@ -46,6 +46,13 @@ MAX_UNPACKED_BYTES: Final = 100 << 20
 MAX_UNPACKED_TIMES: Final = 16
 """A compressed message unpacks to the first, or to so many times its own size, and no further."""
 
+PACKED_AT_ONCE_BYTES: Final = 32 << 10
+UNPACKED_AT_ONCE_BYTES: Final = 64 << 10
+"""A compressed message is unpacked in slices of so much at most, to pause between them."""
+
+ENCODINGS_TAKEN: Final[Headers] = ((b"grpc-accept-encoding", b"identity,deflate,gzip"),)
+"""What an answer says to a call whose messages are compressed in a way that is not known."""
+
 JOINED_BYTES: Final = 4096
 """Parts of a body smaller than this are joined as they come."""
 
@@ -67,6 +74,8 @@ class GrpcRequest:
     """How messages of the answer may be: as the request's, if the client takes that."""
 
     fault: tuple[Code, str] | None = None
+    fault_headers: Headers = ()
+    """What the answer says besides the fault."""
 
 
 def is_grpc(head: RequestHead) -> bool:
@@ -82,18 +91,23 @@ def read_request(head: RequestHead) -> GrpcRequest:
     encoding = head.header(b"grpc-encoding") or b"identity"
     accepted = [name.strip() for name in head.header(b"grpc-accept-encoding").split(b",")]
     fault = None
-    if head.method != b"POST":
+    fault_headers: Headers = ()
+    if head.is_too_large:
+        fault = (Code.RESOURCE_EXHAUSTED, "the call's headers are larger than the server allows")
+    elif head.method != b"POST":
         fault = (Code.INTERNAL, f"a gRPC call is a POST, not a {_shown(head.method)}")
     elif encoding not in (b"identity", *_WINDOW_BITS):
         fault = (
             Code.UNIMPLEMENTED,
             f"grpc-encoding {_shown(encoding)} is not known here; gzip, deflate and identity are",
         )
+        fault_headers = ENCODINGS_TAKEN
     return GrpcRequest(
         path=_shown(head.path),
         encoding=encoding,
         answer_encoding=encoding if encoding in accepted and encoding != b"identity" else b"",
         fault=fault,
+        fault_headers=fault_headers,
     )
 
 
@@ -117,7 +131,7 @@ class MessageReader:
     def __init__(self, encoding: bytes, max_bytes: int) -> None:
         self._encoding = encoding
         self._max_bytes = max_bytes
-        self._parts: list[bytes | bytearray] = []
+        self._parts: list[bytes | bytearray | memoryview] = []
         self._held_bytes = 0
 
     @property
@@ -135,11 +149,24 @@ class MessageReader:
             self._parts.append(bytearray(data) if len(data) < JOINED_BYTES else data)
 
     def messages(self) -> Iterator[bytes]:
-        """Every message that is complete.
+        """Every message that is complete, unpacked where it is compressed.
 
         Raises:
             ResourceExhausted: one is larger than the limit.
             ServingError: one is compressed in a way that is not known or not right.
+        """
+        for is_packed, message in self.as_sent():
+            if is_packed:
+                yield decompressed(message, self._encoding, self._max_bytes)
+            else:
+                yield message
+
+    def as_sent(self) -> Iterator[tuple[bool, bytes]]:
+        """Every message that is complete as it came, and whether it is compressed.
+
+        Raises:
+            ResourceExhausted: one is larger than the limit.
+            Internal: one is compressed, and its call does not say how.
         """
         while self._held_bytes >= PREFIX_BYTES:
             if len(self._parts[0]) < PREFIX_BYTES:
@@ -153,26 +180,36 @@ class MessageReader:
             end = PREFIX_BYTES + length
             if self._held_bytes < end:
                 return
-            if self._held_bytes == end:  # one copy of a large message less
-                self._parts[0] = self._parts[0][PREFIX_BYTES:]
-                message, rest = b"".join(self._parts), b""
-            else:
-                whole = b"".join(self._parts)
-                message, rest = whole[PREFIX_BYTES:end], whole[end:]
-            self._parts = [rest] if rest else []
-            self._held_bytes = len(rest)
-            yield self._plain(prefix[0], message)
+            is_packed = self._is_packed(prefix[0])
+            yield is_packed, self._take(end)
 
-    def _plain(self, flag: int, message: bytes) -> bytes:
+    def _take(self, end: int) -> bytes:
+        """The message that ends there, without its prefix; what follows it stays."""
+        if self._held_bytes == end:  # a large message is copied once
+            self._parts[0] = memoryview(self._parts[0])[PREFIX_BYTES:]
+            message, rest = b"".join(self._parts), b""
+        else:
+            whole = b"".join(self._parts)
+            message, rest = whole[PREFIX_BYTES:end], whole[end:]
+        self._parts = [rest] if rest else []
+        self._held_bytes = len(rest)
+        return message
+
+    def _is_packed(self, flag: int) -> bool:
         if flag == 0:
-            return message
+            return False
         if flag != 1 or self._encoding == b"identity":
             raise Internal("a message says it is compressed, and its call does not say how")
-        return decompressed(message, self._encoding, self._max_bytes)
+        return True
 
 
 def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
-    """A message as it was before ``encoding``.
+    """A message as it was before ``encoding``, in one go; raises what ``unpacking`` does."""
+    return b"".join(unpacking(message, encoding, max_bytes))
+
+
+def unpacking(message: bytes, encoding: bytes, max_bytes: int) -> Iterator[bytes]:
+    """A message as it was before ``encoding``, in slices that each take little time.
 
     Raises:
         Internal: it is not compressed like that.
@@ -180,15 +217,26 @@ def decompressed(message: bytes, encoding: bytes, max_bytes: int) -> bytes:
     """
     unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
     max_bytes = min(max_bytes, max(MAX_UNPACKED_BYTES, MAX_UNPACKED_TIMES * len(message)))
-    try:
-        plain = unpacker.decompress(message, max_bytes + 1)
-    except zlib.error as error:
-        raise Internal(f"a message is no {encoding.decode()}: {error}") from error
-    if len(plain) > max_bytes:
-        raise ResourceExhausted(f"a message unpacks to more than {max_bytes} bytes")
-    if not unpacker.eof:
-        raise Internal(f"a message ends in the middle of its {encoding.decode()}")
-    return plain
+    packed = memoryview(message)
+    position = size = 0
+    piece: bytes | memoryview = b""
+    while not unpacker.eof:
+        if not piece:
+            piece = packed[position : position + PACKED_AT_ONCE_BYTES]
+            position += len(piece)
+        most = min(UNPACKED_AT_ONCE_BYTES, max_bytes + 1 - size)
+        try:
+            plain = unpacker.decompress(piece, most)
+        except zlib.error as error:
+            raise Internal(f"a message is no {encoding.decode()}: {error}") from error
+        if not (piece or plain):
+            raise Internal(f"a message ends in the middle of its {encoding.decode()}")
+        piece = unpacker.unconsumed_tail
+        size += len(plain)
+        if size > max_bytes:
+            raise ResourceExhausted(f"a message unpacks to more than {max_bytes} bytes")
+        if plain:
+            yield plain
 
 
 def framed(message: bytes) -> bytes:

@@ -161,7 +161,8 @@ class HeaderBlock:
     def __init__(self, headers: Headers, *, is_too_large: bool = False) -> None:
         self.headers = headers
         self.is_too_large = is_too_large
-        """The headers are more than the limit, and not here; the table is in step all the same."""
+        """There are more headers than the limit, and only the first are here; the table is in step
+        all the same."""
         self.meaning: Any = None  # Any: the reader's own affair
 
 
@@ -179,7 +180,8 @@ class HpackDecoder:
         self._table_bytes = table_bytes
         self._max_list_bytes = max_list_bytes
         self._table = HeaderTable(table_bytes)
-        self._remembered: dict[bytes, HeaderBlock] = {}
+        self.remembered: Final[dict[bytes, HeaderBlock]] = {}
+        """What a block means as long as the table stands still; read by others, changed here."""
 
     @property
     def table(self) -> HeaderTable:
@@ -192,7 +194,7 @@ class HpackDecoder:
         Raises:
             HpackError: the block is malformed.
         """
-        known = self._remembered.get(block)
+        known = self.remembered.get(block)
         if known is not None:
             return known
         try:
@@ -203,11 +205,11 @@ class HpackDecoder:
             ) from None
         decoded = self._checked(headers, len(block))
         if has_changed_table:
-            self._remembered.clear()
+            self.remembered.clear()
         elif len(block) <= MAX_REMEMBERED_BLOCK_BYTES:
-            if len(self._remembered) >= MAX_REMEMBERED_BLOCKS:
-                self._remembered.clear()
-            self._remembered[block] = decoded
+            if len(self.remembered) >= MAX_REMEMBERED_BLOCKS:
+                self.remembered.clear()
+            self.remembered[block] = decoded
         return decoded
 
     def _decode(self, block: bytes) -> tuple[list[Header], bool]:
@@ -242,12 +244,16 @@ class HpackDecoder:
         return headers, has_changed_table
 
     def _checked(self, headers: list[Header], block_bytes: int) -> HeaderBlock:
-        """The decoded block, without its headers if they are too many."""
+        """The decoded block, with as many of its headers as the limit allows."""
         # Entries are no larger than their table, and no Huffman code is shorter than five bits: a
         # few headers can never be too large, and need not be counted.
         most = len(headers) * (self._table_bytes + 2 * ENTRY_OVERHEAD) + 2 * block_bytes
-        if most > self._max_list_bytes and sum(map(_entry_bytes, headers)) > self._max_list_bytes:
-            return HeaderBlock((), is_too_large=True)
+        if most > self._max_list_bytes:
+            total = 0
+            for count, header in enumerate(headers):
+                total += _entry_bytes(header)
+                if total > self._max_list_bytes:
+                    return HeaderBlock(tuple(headers[:count]), is_too_large=True)
         return HeaderBlock(tuple(headers))
 
     def _read_size_updates(self, block: bytes) -> int:

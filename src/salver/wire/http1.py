@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from types import coroutine
 from typing import Any, Final, cast
 
-from salver.wire.accepting import BACKLOG
+from salver.wire.accepting import address_of
 from salver.wire.http1_messages import (
     CONTINUE,
     DateStamp,
@@ -32,14 +31,19 @@ from salver.wire.http1_messages import (
     encode_response,
     error_page,
 )
+from salver.wire.progress import Progress
+from salver.wire.turns import Turns
 
 logger = logging.getLogger(__name__)
 
 # Any: what a coroutine yields and is sent is between it and the event loop.
 Handler = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
-REQUESTS_PER_TURN: Final = 32
-"""Pipelined requests that are answered in a row before the event loop looks at other peers."""
+PIECE_BYTES: Final = 1024
+"""As much of what arrived is parsed at once: twenty octets may be a request."""
+
+FEW_STEPS: Final = 4
+"""So many requests or pieces are acted on without a look at the clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,13 @@ class Patience:
 
     idle_s: float = 620.0
     head_s: float = 60.0
+    """For a whole head, from its first octet on."""
     stall_s: float = 60.0
+    """Between two pieces of a body, and for a peer to read some of its answer.
+
+    A body also has to bring ``progress.LEAST_BYTES_PER_S`` on average over each such while, so a
+    short one has to be whole by the end of it.
+    """
     linger_s: float = 5.0
 
 
@@ -180,13 +190,16 @@ class Http1Protocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[HttpResponse] | None = None
         self._watched: tuple[Phase, int] | None = None
+        self._progress = Progress(0.0, 0)  # of the body that is being read
+        self._heard_s = 0.0  # when its last piece came
+        self._unread: memoryview | None = None  # what arrived and waits for a turn
         self._unsent_bytes = 0
         self._held_bytes = 0
         self._has_eof = False
         self._is_reading_paused = False
         self._is_writing_paused = False
         self._is_leaving = False
-        self._is_turn_coming = False
+        self._is_waiting = False  # for a turn
 
     @property
     def is_busy(self) -> bool:
@@ -205,8 +218,13 @@ class Http1Protocol(asyncio.Protocol):
         """The peer has sent bytes."""
         if self._is_leaving:
             return
-        self._reader.feed(data)
-        self._count_held()
+        if self._unread is not None:
+            self._unread = memoryview(bytes(self._unread) + data)
+        elif len(data) <= max(PIECE_BYTES, self._reader.body_bytes_left):
+            self._reader.feed(data)
+            self._count_held()
+        else:
+            self._unread = memoryview(data)
         self._advance()
 
     def eof_received(self) -> bool:
@@ -221,6 +239,7 @@ class Http1Protocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """The connection is gone."""
         self._transport = None
+        self._unread = None
         self._is_leaving = True
         self._deadline.cancel()
         if self._task is not None:
@@ -254,7 +273,12 @@ class Http1Protocol(asyncio.Protocol):
     @property
     def _is_done(self) -> bool:
         """Whether everything that has wholly arrived is answered and on its way."""
-        return not (self._task or self._is_writing_paused or self._reader.has_arrivals)
+        return not (self._task or self._is_writing_paused or self._has_more)
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether something that arrived has not been acted on."""
+        return self._reader.has_arrivals or self._unread is not None
 
     def _count_held(self) -> None:
         """Count what there is of a body; what all peers together make us hold has an end."""
@@ -268,31 +292,55 @@ class Http1Protocol(asyncio.Protocol):
 
     def _advance(self) -> None:
         """Start what can be started; then settle how to wait for more."""
-        for _ in range(REQUESTS_PER_TURN):
-            if self._task or self._is_writing_paused or self._is_leaving:
-                break
-            arrival = self._reader.next_arrival()
-            if arrival is None:
-                self._await_more()
-                break
-            if isinstance(arrival, Received):
-                self._start(arrival)
-            else:
-                self._refuse(arrival)
+        if self._is_waiting:
+            return
+        for _ in range(FEW_STEPS):
+            if not self._take_step():
+                self._settle()
+                return
+        turns = self._server.turns
+        if self.take_turn(turns.ends_s()):
+            self._is_waiting = True
+            turns.wait(self)
+
+    def take_turn(self, ends_s: float) -> bool:
+        """Act on what has arrived until it is done, the turn is over, or something has to wait."""
+        clock = self._server.turns.clock
+        has_more = True
+        while has_more and clock() < ends_s:
+            has_more = self._take_step()
+        if not self._has_more:  # then the last step is to wait for more, whatever the clock says
+            has_more = has_more and self._take_step()
+        if not has_more:
+            self._is_waiting = False
+        self._settle()
+        return has_more
+
+    def _take_step(self) -> bool:
+        """Act on one request, or read a piece of what arrived; whether there may be more to do."""
+        if self._task or self._is_writing_paused or self._is_leaving:
+            return False
+        arrival = self._reader.next_arrival()
+        if isinstance(arrival, Received):
+            self._start(arrival)
+        elif arrival is not None:
+            self._refuse(arrival)
+        elif self._unread is not None:
+            self._read_a_piece(self._unread)
         else:
-            self._ask_for_a_turn()
+            self._await_more()
+            return False
+        return True
+
+    def _read_a_piece(self, unread: memoryview) -> None:
+        size = max(PIECE_BYTES, self._reader.body_bytes_left)
+        self._unread = unread[size:] if len(unread) > size else None
+        self._reader.feed(unread[:size])
+        self._count_held()
+
+    def _settle(self) -> None:
         self._pace_reading()
         self._watch()
-
-    def _ask_for_a_turn(self) -> None:
-        """Let the other connections go first: one read may hold thousands of requests."""
-        if not self._is_turn_coming:
-            self._is_turn_coming = True
-            self._loop.call_soon(self._on_turn)
-
-    def _on_turn(self) -> None:
-        self._is_turn_coming = False
-        self._advance()
 
     def _start(self, received: Received) -> None:
         """Run the handler's first step here and now: most answers need no second one.
@@ -351,6 +399,8 @@ class Http1Protocol(asyncio.Protocol):
             error_page(refusal.status), date=self._server.date.text(), keep_alive=False
         )
         self._write(page)
+        self._unread = None
+        self._server.on_refusal(address_of(self._transport), refusal.status)
         if self._transport is None or self._has_eof:
             self._leave()
             return
@@ -380,7 +430,7 @@ class Http1Protocol(asyncio.Protocol):
 
     def _pace_reading(self) -> None:
         """Read while nothing waits its turn: a peer shall fill its own buffers, not ours."""
-        should_pause = self._reader.has_arrivals and not self._is_leaving
+        should_pause = self._has_more and not self._is_leaving
         if should_pause == self._is_reading_paused or self._transport is None:
             return
         self._is_reading_paused = should_pause
@@ -404,27 +454,55 @@ class Http1Protocol(asyncio.Protocol):
     def _watch(self) -> None:
         """Set the deadline of the phase that has begun.
 
-        A head has one deadline however it dribbles in; a body gets more time with every read.
+        A head has one deadline however it dribbles in; a body gets more time with every read as
+        long as they bring enough.
         """
         phase = self._phase()
         watched = (phase, self._reader.begun)
         if self._transport is None or (watched == self._watched and phase is not Phase.BODY):
             return
+        if phase is Phase.BODY:
+            self._await_body(is_new=watched != self._watched)
+        else:
+            self._deadline.set(self._server.patience_in(phase))
         self._watched = watched
         if phase is Phase.ROOM:
             self._unsent_bytes = self._transport.get_write_buffer_size()
-        self._deadline.set(self._server.patience_in(phase))
+
+    def _await_body(self, *, is_new: bool) -> None:
+        """Wait for the next piece of a body, or for the end of the while that it is judged by."""
+        self._heard_s = self._loop.time()
+        if is_new:
+            self._progress = Progress(self._heard_s, self._reader.held_bytes)
+        self._set_body_deadline()
+
+    def _set_body_deadline(self) -> None:
+        patience_s = self._server.patience.stall_s
+        ends_s = min(self._heard_s + patience_s, self._progress.ends_s(patience_s))
+        self._deadline.set(ends_s - self._loop.time())
 
     def _on_deadline(self) -> None:
         phase = self._phase()
-        if phase in (Phase.HEAD, Phase.BODY):
+        if phase is Phase.BODY and self._comes_quickly_enough():
+            self._set_body_deadline()
+        elif phase in (Phase.HEAD, Phase.BODY):
             self._refuse(Refusal(408))
             self._watch()
         elif phase is Phase.IDLE:
             self._leave()
             self._watch()
-        elif phase is Phase.LINGER or not self._wait_on_if_moving():
+        elif phase is Phase.LINGER:
             self.abort()
+        elif not self._wait_on_if_moving():
+            self._server.on_cut(address_of(self._transport))
+            self.abort()
+
+    def _comes_quickly_enough(self) -> bool:
+        """Whether the deadline was that of a while in which the body brought what it has to."""
+        now_s, patience_s = self._loop.time(), self._server.patience.stall_s
+        if now_s - self._heard_s >= patience_s:
+            return False
+        return not self._progress.is_too_slow(now_s, self._reader.held_bytes, patience_s)
 
     def _wait_on_if_moving(self) -> bool:
         """Give a slow peer more time as long as it reads at all."""
@@ -442,11 +520,15 @@ def _hold_anything(_more_bytes: int) -> bool:
     return True
 
 
-class Http1Server:
-    """The connections of one handler and the sockets they come from.
+def _tell_nobody(*_what: object) -> None:
+    pass
 
-    Made without any I/O; ``listen`` opens doors, ``connection`` is the protocol factory for
-    others' doors.  Used from the event loop's thread only.
+
+class Http1Server:
+    """The HTTP/1.1 connections of one handler, whoever accepts them.
+
+    Made without any I/O; ``connection`` is the protocol factory for others' doors.  Used from the
+    event loop's thread only.
     """
 
     def __init__(
@@ -458,24 +540,32 @@ class Http1Server:
         patience: Patience | None = None,
         wall_clock: Callable[[], float] = time.time,
         hold: Callable[[int], bool] = _hold_anything,
+        turns: Turns | None = None,
+        on_refusal: Callable[[str, int], None] = _tell_nobody,
+        on_cut: Callable[[str], None] = _tell_nobody,
     ) -> None:
-        """``hold`` counts bytes of unfinished bodies and says whether there is room for them."""
-        patience = patience or Patience()
+        """``hold`` counts bytes of unfinished bodies and says whether there is room for them.
+
+        ``on_refusal`` hears of each client, by its address, that was told with a status that it
+        cannot be read on, ``on_cut`` of each that did not read its answer.
+        """
+        self.patience: Final = patience or Patience()
         self.handler: Final = handler
         self.loop: Final = loop
         self.limits: Final = limits or Limits()
         self.date: Final = DateStamp(wall_clock)
         self.hold: Final = hold
+        self.turns: Final = turns or Turns(loop)
+        self.on_refusal: Final = on_refusal
+        self.on_cut: Final = on_cut
         self._patience: Final[dict[Phase, float | None]] = {
-            Phase.IDLE: patience.idle_s,
-            Phase.HEAD: patience.head_s,
-            Phase.BODY: patience.stall_s,
+            Phase.IDLE: self.patience.idle_s,
+            Phase.HEAD: self.patience.head_s,
+            Phase.BODY: self.patience.stall_s,
             Phase.ANSWER: None,
-            Phase.ROOM: patience.stall_s,
-            Phase.LINGER: patience.linger_s,
+            Phase.ROOM: self.patience.stall_s,
+            Phase.LINGER: self.patience.linger_s,
         }
-        self._sockets: list[socket.socket] = []
-        self._listeners: list[asyncio.AbstractServer] = []
         self._connections: set[Http1Protocol] = set()
         self._emptied: asyncio.Future[None] | None = None
         self._is_draining = False
@@ -484,11 +574,6 @@ class Http1Server:
     def is_draining(self) -> bool:
         """Whether the next answer of every connection is its last."""
         return self._is_draining
-
-    @property
-    def sockets(self) -> list[socket.socket]:
-        """The sockets that are listened on."""
-        return list(self._sockets)
 
     @property
     def open_connections(self) -> int:
@@ -521,40 +606,20 @@ class Http1Server:
         if not self._connections and self._emptied is not None and not self._emptied.done():
             self._emptied.set_result(None)
 
-    async def listen(self, listening: socket.socket) -> None:
-        """Accept connections from a bound TCP or UNIX socket, which is the server's from now on."""
-        if listening.family == socket.AF_UNIX:
-            opening: Awaitable[asyncio.AbstractServer] = self.loop.create_unix_server(
-                self.connection, sock=listening, backlog=BACKLOG
-            )
-        else:
-            opening = self.loop.create_server(self.connection, sock=listening, backlog=BACKLOG)
-        self._listeners.append(await opening)
-        self._sockets.append(listening)
-
-    def stop_accepting(self) -> None:
-        """Close the doors; connections go on."""
-        for listener in self._listeners:
-            listener.close()
-        self._listeners.clear()
-        self._sockets.clear()
-
     def begin_drain(self) -> None:
-        """Stop accepting; from now on every answer is the last of its connection."""
+        """From now on every answer is the last of its connection."""
         self._is_draining = True
-        self.stop_accepting()
         for connection in tuple(self._connections):
             connection.drain()
 
     async def drain(self, grace_s: float) -> None:
-        """Stop accepting, answer what has begun, and cut what is not done after ``grace_s``."""
+        """Answer what has begun, and cut what is not done after ``grace_s``."""
         self.begin_drain()
         await self._wait_until_empty(grace_s)
         await self.close()
 
     async def close(self) -> None:
-        """Stop accepting and cut every connection."""
-        self.stop_accepting()
+        """Cut every connection."""
         for connection in tuple(self._connections):
             connection.abort()
         await self._wait_until_empty(None)
@@ -565,17 +630,3 @@ class Http1Server:
         if self._emptied is None or self._emptied.done():
             self._emptied = self.loop.create_future()
         await asyncio.wait([self._emptied], timeout=timeout_s)
-
-
-async def start_http_server(
-    handler: Handler,
-    listening: Sequence[socket.socket],
-    *,
-    limits: Limits | None = None,
-    patience: Patience | None = None,
-) -> Http1Server:
-    """Serve ``handler`` on bound sockets: see ``accepting.bind_tcp`` and ``bind_unix``."""
-    server = Http1Server(handler, loop=asyncio.get_running_loop(), limits=limits, patience=patience)
-    for each in listening:
-        await server.listen(each)
-    return server

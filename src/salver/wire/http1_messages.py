@@ -50,6 +50,9 @@ REASONS: Final[Mapping[int, str]] = {
 
 REASONS_BY_CLASS: Final = ("", "Informational", "Success", "Redirection", "Client Error")
 
+KEPT_PIECE_BYTES: Final = 4096
+"""A piece of a body from this size on is not copied before the body is whole."""
+
 CHUNKED_PRELUDE: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -153,7 +156,12 @@ class RequestReader:
     @property
     def held_bytes(self) -> int:
         """Bytes of a body that is not complete."""
-        return len(self._body)
+        return self._body_bytes
+
+    @property
+    def body_bytes_left(self) -> int:
+        """Bytes of a body of known length that are still to come: they cost nothing to read."""
+        return self._missing_bytes
 
     @property
     def awaits_continue(self) -> bool:
@@ -172,7 +180,7 @@ class RequestReader:
         """Refuse the request that is being read, and all that would follow."""
         self._refuse(status)
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """Read on. Never raises for what ``data`` holds."""
         if self._stage is Stage.DEAF:
             return
@@ -244,7 +252,8 @@ class RequestReader:
         self._target = b""
         self._raw_headers: list[tuple[bytes, bytes]] = []
         self._headers: Mapping[str, str] = {}
-        self._body: bytes | bytearray = b""
+        self._body: list[bytes | bytearray | memoryview] = []
+        self._body_bytes = 0
         self._missing_bytes = 0
         self._minor_version = 1
         self._is_chunked = False
@@ -307,21 +316,27 @@ class RequestReader:
         return size <= self._limits.head_bytes
 
     def _add_body(self, piece: bytes | memoryview) -> None:
+        """Keep a piece as it came until the body is whole; small ones are put together at once.
+
+        A piece is an object and keeps its whole read alive, which a few octets are not worth.
+        """
+        size = len(piece)
         self._awaits_continue = False
-        if not self._body:
-            self._body = bytes(piece)
+        self._body_bytes += size
+        if size >= KEPT_PIECE_BYTES or size == self._missing_bytes == self._body_bytes:
+            self._body.append(piece)
+        elif self._body and isinstance(last := self._body[-1], bytearray):
+            last += piece
         else:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += piece
+            self._body.append(bytearray(piece))
         if not self._is_chunked:
-            self._missing_bytes -= len(piece)
-        elif len(self._body) > self._limits.body_bytes:
+            self._missing_bytes -= size
+        elif self._body_bytes > self._limits.body_bytes:
             self._refuse(413)
 
     def _finish(self) -> None:
         request = HttpRequest(
-            self._method, self._target.decode("latin-1"), self._headers, bytes(self._body)
+            self._method, self._target.decode("latin-1"), self._headers, b"".join(self._body)
         )
         self._arrivals.append(Received(request, self._minor_version, self._keep_alive))
         self._stage = Stage.BETWEEN if self._keep_alive else Stage.DEAF

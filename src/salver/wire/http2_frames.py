@@ -31,6 +31,9 @@ GOAWAY: Final = 7
 WINDOW_UPDATE: Final = 8
 CONTINUATION: Final = 9
 
+FIXED_SIZES: Final = {PRIORITY: 5, RST_STREAM: 4, PING: 8, WINDOW_UPDATE: 4}
+"""The payloads of frames that have but one size."""
+
 # Flags.
 END_STREAM: Final = 0x1
 ACK: Final = 0x1

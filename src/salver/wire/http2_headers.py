@@ -14,6 +14,8 @@ _OF_A_CONNECTION: Final = frozenset(
 )
 """Headers that make sense between two neighbours of HTTP/1 only (section 8.2.2)."""
 
+_DEFAULT_PORTS: Final = {b"http": b":80", b"https": b":443"}
+
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 _NEVER_IN_VALUE: Final = re.compile(rb"[\0\r\n]")
 
@@ -39,6 +41,7 @@ class RequestHead:
         "content_length",
         "fault",
         "headers",
+        "is_too_large",
         "meaning",
         "method",
         "path",
@@ -54,6 +57,8 @@ class RequestHead:
         """Without the pseudo-headers and ``grpc-timeout``."""
         self.content_length: int | None = None
         self.fault = ""
+        self.is_too_large = False
+        """There are more headers than the limit; these are the first of them."""
         self.meaning: object = None
 
     def header(self, name: bytes) -> bytes:
@@ -113,8 +118,16 @@ def read_request_head(headers: Headers) -> RequestHead:
     head.fault = (
         _fault_of_pseudo(pseudo, count)
         or _fault_of_regular(head.headers)
+        or _fault_of_host(head)
         or _read_content_length(head)
     )
+    return head
+
+
+def too_large_head(first: Headers) -> RequestHead:
+    """The head of a request of whose headers there are too many: enough to be answered by."""
+    head = read_request_head(first)
+    head.is_too_large = True
     return head
 
 
@@ -167,6 +180,16 @@ def _fault_of_regular(headers: Headers) -> str:
             return "te with another value than trailers"
         if _is_bad(value):
             return "a header with a line break, NUL or space where none may be"
+    return ""
+
+
+def _fault_of_host(head: RequestHead) -> str:
+    """Two names for one server, and nobody knows which was meant (section 8.3.1)."""
+    default_port = _DEFAULT_PORTS.get(head.scheme.lower(), b"")
+    wanted = head.authority.lower().removesuffix(default_port)
+    for name, value in head.headers:
+        if name == b"host" and value.lower().removesuffix(default_port) != wanted:
+            return "host differs from :authority"
     return ""
 
 

@@ -1,19 +1,23 @@
 """HTTP/2 connections on asyncio: bytes from a transport to exchanges, and their answers back.
 
-Everything one arrival brings about leaves in one write.  Every wait for a peer has an end: the
-server's sweep looks at each connection now and then and ends those whose peer has stood still.
+Everything one arrival brings about leaves in one write.  Who sends much is acted on in turns with
+the other connections, and not read from meanwhile.  Every wait for a peer has an end: the server's
+sweep looks at each connection now and then and ends those whose peer has stood still.
 """
 
 from __future__ import annotations
 
 import asyncio
-from time import perf_counter
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Final, Protocol, cast
 
+from salver.wire.accepting import address_of
 from salver.wire.calls import Methods
 from salver.wire.exchanges import Exchange, ExchangeLimits, HttpHandler, exchange_for
 from salver.wire.http2 import (
     DataReceived,
+    Event,
     Http2Connection,
     Http2Limits,
     PingReceived,
@@ -24,12 +28,14 @@ from salver.wire.http2 import (
 from salver.wire.http2_frames import ErrorCode
 from salver.wire.huffman import Huffman
 from salver.wire.pings import TOO_MANY, PingRules, PingWatch
-
-TURN_S: Final = 1e-3
-"""How long one connection is acted on before the others have their turn."""
+from salver.wire.progress import Progress
+from salver.wire.turns import Turns
 
 PIECE_BYTES: Final = 4096
-"""As much of what arrived is acted on at once: a read may hold thousands of requests."""
+"""As much of what arrived is read at once: it may hold hundreds of frames."""
+
+FEW_EVENTS: Final = 8
+"""So many are acted on without a look at the clock; most reads bring no more."""
 
 
 class Owner(Protocol):
@@ -42,6 +48,7 @@ class Owner(Protocol):
     http2_limits: Http2Limits
     exchange_limits: ExchangeLimits
     ping_rules: PingRules | None
+    turns: Turns
 
     def opened(self, connection: Http2Protocol) -> None:
         """A connection was made."""
@@ -52,6 +59,9 @@ class Owner(Protocol):
     def hold(self, more_bytes: int) -> bool:
         """Count bytes of unfinished requests; whether there is room for them."""
 
+    def sent_away(self, address: str, code: ErrorCode, reason: str) -> None:
+        """A client broke the rules and its connection was ended."""
+
 
 class Http2Protocol(asyncio.Protocol):
     """One connection and its exchanges."""
@@ -60,11 +70,18 @@ class Http2Protocol(asyncio.Protocol):
         self.loop = owner.loop
         self.connection = Http2Connection(owner.huffman, owner.http2_limits)
         self._owner = owner
+        self._turns = owner.turns
         self._exchanges: dict[int, Exchange] = {}
+        self._parts: dict[int, int] = {}  # bytes that came of bodies which are not complete
+        self._progress: dict[int, Progress] = {}  # of those that the sweep has seen before
         self._transport: asyncio.Transport | None = None
+        self._is_over = False
         self._is_paused = False
-        self._is_resting = False
-        self._waiting: memoryview | None = None  # what arrived, from where the last turn ended
+        self._is_waiting = False  # for a turn; nothing is read meanwhile
+        self._unread: memoryview | None = None  # what arrived, from where the last turn ended
+        self._events: deque[Event] = deque()  # likewise, what it means
+        self._received_bytes = 0
+        self._frame_progress: Progress | None = None  # of a frame or header block that is cut off
         self._unsent_bytes = 0  # when it was last looked at
         self._released_bytes = 0  # likewise
         self._released_s = owner.loop.time()
@@ -83,51 +100,91 @@ class Http2Protocol(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Act on what arrived, in turns with the other connections if it is much."""
         self.heard_s = self.loop.time()
-        if len(data) <= PIECE_BYTES and self._waiting is None:
-            self._act_on(data)
-            self.send()
+        self._received_bytes += len(data)
+        if self._is_waiting or self._has_more:
+            unread = self._unread
+            self._unread = memoryview(data if unread is None else bytes(unread) + data)
             return
-        waiting = self._waiting
-        self._waiting = memoryview(data if waiting is None else bytes(waiting) + data)
-        if not self._is_resting:
-            self._take_turn()
+        if len(data) <= PIECE_BYTES or len(data) <= self._bytes_at_once(data):
+            events = self._receive(data)
+            if len(events) <= FEW_EVENTS:
+                self._act_on(events)
+                self.send()
+                return
+            self._events.extend(events)
+        else:
+            self._unread = memoryview(data)
+        if self.take_turn(self._turns.ends_s()):
+            self._wait_for_a_turn()
 
-    def _take_turn(self) -> None:
+    def take_turn(self, ends_s: float) -> bool:
         """Act on what waits until it is done, the turn is over, or the peer has to read first."""
-        waiting, position = self._waiting, 0
-        if waiting is None or self._transport is None:
-            return
-        self._waiting = None
-        ends_s = perf_counter() + TURN_S
-        is_over = False
-        while position < len(waiting) and not (is_over or self.connection.is_closed):
-            size = max(PIECE_BYTES, self.connection.body_bytes_left)
-            self._act_on(bytes(waiting[position : position + size]))
-            position += size
-            is_over = perf_counter() >= ends_s
-        if position < len(waiting):
-            self._waiting = waiting[position:]
+        clock, events = self._turns.clock, self._events
+        while clock() < ends_s and self._transport is not None and not self._is_paused:
+            if events:
+                self._act_on([events.popleft() for _ in range(min(FEW_EVENTS, len(events)))])
+            elif self._unread is not None:
+                events.extend(self._receive(self._next_piece(self._unread)))
+            else:
+                break
         self.send()
-        if is_over and self._transport is not None and not self._transport.is_closing():
-            self._is_resting = True
+        if self._has_more and not self._is_paused:
+            return True
+        if self._is_waiting:
+            self._is_waiting = False
+            self._read_on()
+        return False
+
+    def _receive(self, data: bytes) -> Sequence[Event]:
+        """What arrived, if the peer has kept to the rules; else the end of everything."""
+        events = self.connection.receive(data)
+        if not self.connection.is_closed:
+            return events
+        if not self._is_over:
+            self._end_all()
+            self._tell_why_it_ended()
+        return ()
+
+    @property
+    def _has_more(self) -> bool:
+        """Whether something that arrived has not been acted on."""
+        return bool(self._events) or self._unread is not None
+
+    def _bytes_at_once(self, data: bytes | memoryview) -> int:
+        """As much of ``data`` as may be received in one piece: a large body costs next to nothing.
+
+        Where a frame is cut off, nobody knows yet where in ``data`` the next one begins; nor does
+        one begin where the preface is still to come.
+        """
+        if self.connection.held_bytes or not self.connection.has_settings:
+            return PIECE_BYTES
+        return self.connection.bytes_at_once(data, PIECE_BYTES)
+
+    def _next_piece(self, unread: memoryview) -> bytes:
+        size = self._bytes_at_once(unread)
+        self._unread = unread[size:] if len(unread) > size else None
+        return bytes(unread[:size])
+
+    def _wait_for_a_turn(self) -> None:
+        self._is_waiting = True
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
-            self.loop.call_soon(self._rest_is_over)
+        self._turns.wait(self)
 
-    def _rest_is_over(self) -> None:
-        self._is_resting = False
-        if self._is_paused:
-            return
-        self._take_turn()
-        if not self._is_resting and self._transport is not None:
-            self._transport.resume_reading()
+    def _read_on(self) -> None:
+        transport = self._transport
+        if transport is not None and not (self._is_paused or transport.is_closing()):
+            transport.resume_reading()
 
-    def _act_on(self, data: bytes) -> None:
+    def _act_on(self, events: Iterable[Event]) -> None:
         exchanges = self._exchanges
-        for event in self.connection.receive(data):
+        for event in events:
             kind = type(event)
             if kind is DataReceived:
                 exchange = exchanges.get(event.stream_id)  # type: ignore[union-attr]
                 if exchange is not None:
+                    if not event.ended:  # type: ignore[union-attr]
+                        self._count_part(event)  # type: ignore[arg-type]
                     exchange.on_data(event.data, event.ended)  # type: ignore[union-attr]
             elif kind is RequestReceived:
                 self._begin(event)  # type: ignore[arg-type]
@@ -138,6 +195,23 @@ class Http2Protocol(asyncio.Protocol):
             elif kind is PingReceived:
                 self._count_ping()
 
+    def _count_part(self, event: DataReceived) -> None:
+        self._parts[event.stream_id] = self._parts.get(event.stream_id, 0) + len(event.data)
+
+    def _end_all(self) -> None:
+        """Forget what waits to be acted on, and end what is in flight."""
+        self._is_over = True
+        self._events.clear()
+        self._unread = None
+        for stream_id in list(self._exchanges):
+            self._end(stream_id)
+
+    def _tell_why_it_ended(self) -> None:
+        connection = self.connection
+        self._owner.sent_away(
+            address_of(self._transport), connection.close_code, connection.close_reason
+        )
+
     def eof_received(self) -> bool:
         """A client that has finished sending has finished."""
         return False
@@ -145,8 +219,7 @@ class Http2Protocol(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """End what is left; the connection's own state goes with it."""
         self._transport = None
-        for stream_id in list(self._exchanges):
-            self._end(stream_id)
+        self._end_all()
         self._owner.closed(self)
 
     def pause_writing(self) -> None:
@@ -159,8 +232,10 @@ class Http2Protocol(asyncio.Protocol):
         """The client reads again."""
         self._is_paused = False
         self.heard_s = self.loop.time()
-        if not self._is_resting:
-            self._rest_is_over()
+        if self._has_more and not self._is_waiting:
+            self._wait_for_a_turn()
+        elif not self._is_waiting:
+            self._read_on()
 
     # The exchanges' side.
 
@@ -178,6 +253,8 @@ class Http2Protocol(asyncio.Protocol):
     def done(self, stream_id: int) -> None:
         """Forget an exchange that is over."""
         self._exchanges.pop(stream_id, None)
+        if self._parts:
+            self._parts.pop(stream_id, None)
         if self._pings is not None:
             self._pings.sent()
         if self.connection.is_leaving and not self._exchanges:
@@ -213,6 +290,35 @@ class Http2Protocol(asyncio.Protocol):
             return self.heard_s
         return self._kept_waiting_since()
 
+    def dawdles(self, window_s: float) -> bool:
+        """Whether a request comes too slowly to be waited for; to be asked now and then."""
+        return self._headers_dawdle(window_s) or self._a_body_dawdles(window_s)
+
+    def _headers_dawdle(self, window_s: float) -> bool:
+        """Whether what is cut off each time one looks has not been worth the wait.
+
+        A busy connection may always be in the middle of something, but then it brings much.
+        """
+        if not self.connection.held_bytes:
+            self._frame_progress = None
+            return False
+        now_s, received_bytes = self.loop.time(), self._received_bytes
+        if self._frame_progress is None:
+            self._frame_progress = Progress(now_s, received_bytes)
+        return self._frame_progress.is_too_slow(now_s, received_bytes, window_s)
+
+    def _a_body_dawdles(self, window_s: float) -> bool:
+        now_s, parts = self.loop.time(), self._parts
+        waiting = [key for key, each in self._exchanges.items() if each.waits_for_peer]
+        is_too_slow = False
+        seen, self._progress = self._progress, {}
+        for stream_id in waiting:
+            received_bytes = parts.get(stream_id, 0)
+            progress = seen.get(stream_id) or Progress(now_s, received_bytes)
+            is_too_slow |= progress.is_too_slow(now_s, received_bytes, window_s)
+            self._progress[stream_id] = progress
+        return is_too_slow
+
     def _kept_waiting_since(self) -> float | None:
         """Since when the peer's windows have let nothing through; None if nothing waits for them.
 
@@ -243,9 +349,7 @@ class Http2Protocol(asyncio.Protocol):
     def close(self, code: ErrorCode, reason: str) -> None:
         """Say goodbye and close; what is in flight ends."""
         self.connection.close(code, reason)
-        for event in self.connection.take_events():
-            if isinstance(event, StreamEnded):
-                self._end(event.stream_id)
+        self._end_all()
         self.send()
 
     def abort(self) -> None:
@@ -271,9 +375,12 @@ class Http2Protocol(asyncio.Protocol):
             return
         if pings.is_one_too_many(self.heard_s, has_calls=bool(self._exchanges)):
             self.close(ErrorCode.ENHANCE_YOUR_CALM, TOO_MANY)
+            self._tell_why_it_ended()
 
     def _begin(self, event: RequestReceived) -> None:
         owner = self._owner
+        if not self.connection.is_open(event.stream_id):
+            return  # it was ended before its turn came
         exchange = exchange_for(
             self,
             event.stream_id,
@@ -292,6 +399,7 @@ class Http2Protocol(asyncio.Protocol):
     def _end(self, stream_id: int) -> None:
         exchange = self._exchanges.pop(stream_id, None)
         if exchange is not None:
+            self._parts.pop(stream_id, None)
             exchange.on_end()
 
     def _flushed(self, stream_id: int) -> None:

@@ -22,21 +22,26 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from time import perf_counter
 from typing import Any, Final, cast
 
-from salver.wire.accepting import Acceptor, within_file_descriptors
+from salver.wire.accepting import Acceptor, peer_of, within_file_descriptors
 from salver.wire.calls import Methods
 from salver.wire.complaints import COMPLAINT_S as COMPLAINT_S  # for those who take it from here
 from salver.wire.complaints import Complaints
 from salver.wire.exchanges import ExchangeLimits, HttpHandler
 from salver.wire.http1 import Http1Server
 from salver.wire.http1 import Patience as Http1Patience
-from salver.wire.http1_messages import Limits
+from salver.wire.http1_messages import Limits, reason_phrase
 from salver.wire.http2 import Http2Limits
 from salver.wire.http2_frames import PREFACE, ErrorCode
 from salver.wire.http2_protocol import Http2Protocol
 from salver.wire.huffman import Huffman
+from salver.wire.memory import a_quarter_of_memory
+from salver.wire.misconduct import Misconduct
 from salver.wire.pings import PingRules
+from salver.wire.progress import LEAST_BYTES_PER_S
+from salver.wire.turns import Turns
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +65,13 @@ ENOUGH_TO_TELL: Final = 3
 
 NEVER_S: Final = 86_400.0
 
+MISCONDUCT: Final = frozenset({400, 414, 431, 501, 505})
+"""What HTTP/1.1 answers to what is no request; the others may happen to honest clients."""
+
+SERVICE_UNAVAILABLE: Final = 503
+
+UNIX_SOCKET: Final = "a UNIX socket"
+
 NOT_TLS: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "HTTPS_PROXY_REQUEST"})
 """What OpenSSL calls a client that speaks in the clear."""
 
@@ -79,6 +91,12 @@ class Patience:
     silence_s: float = 620.0
     """Before the first word: clients keep connections in reserve."""
     stall_s: float = 60.0
+    """For a client that has the next move: to begin in due form, to go on with a request, to read.
+
+    A request that is not complete also has to bring ``progress.LEAST_BYTES_PER_S`` of its body on
+    average over each such while, so one whose body is short has to be whole by the end of it.
+    Pings and the like are no progress.
+    """
     goodbye_s: float = 5.0
     """For a client to take some more of our last bytes, and to hang up."""
     keepalive_time_s: float = 7200.0
@@ -95,8 +113,8 @@ class ListenerLimits:
 
     connections: int = 20_000
     """Fewer where the process may not have as many file descriptors."""
-    held_bytes: int = 8 << 30
-    """Of requests that are not complete."""
+    held_bytes: int | None = None
+    """Of requests that are not complete; None allows a quarter of the memory there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +165,7 @@ class Listener:
         ping_rules: PingRules | None = None,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        turn_clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.methods: Methods = methods
         self.http_handler = http_handler
@@ -155,6 +174,7 @@ class Listener:
         self.http2_limits = http2_limits or Http2Limits()
         self.exchange_limits = exchange_limits or ExchangeLimits()
         self.ping_rules = ping_rules
+        self.turns = Turns(loop, turn_clock)
         self.http1 = Http1Server(
             http_handler,
             loop=loop,
@@ -162,13 +182,20 @@ class Listener:
             patience=http1_patience,
             wall_clock=wall_clock,
             hold=self.hold,
+            turns=self.turns,
+            on_refusal=self._refused,
+            on_cut=self._cut,
         )
         self.patience: Final = patience or Patience()
         self.complaints: Final = Complaints(loop.time, logger)
+        self._misconduct: Final = Misconduct(loop.time)
         self.is_draining = False
         self.is_closed = False
-        self._limits = limits or ListenerLimits()
-        self._max_connections = within_file_descriptors(self._limits.connections)
+        limits = limits or ListenerLimits()
+        self._max_held_bytes = (
+            a_quarter_of_memory() if limits.held_bytes is None else limits.held_bytes
+        )
+        self._max_connections = within_file_descriptors(limits.connections)
         self._jitter = jitter
         self._acceptors: list[Acceptor] = []
         self._arriving: dict[Newcomer, asyncio.Task[None]] = {}
@@ -266,7 +293,48 @@ class Listener:
     def hold(self, more_bytes: int) -> bool:
         """Count bytes of unfinished requests; whether there is room for them."""
         self._held_bytes += more_bytes
-        return self._held_bytes <= self._limits.held_bytes
+        if self._held_bytes <= self._max_held_bytes:
+            return True
+        if more_bytes > 0:
+            self.complaints.say(
+                "Unfinished requests hold %d MiB, as much as all of them may: more are refused",
+                self._max_held_bytes >> 20,
+            )
+        return False
+
+    def sent_away(self, address: str, code: ErrorCode, reason: str) -> None:
+        """An HTTP/2 client broke the rules and its connection was ended."""
+        self._misconduct.note(address)
+        # The reasons for this one are as many as there are in the code; others quote the client.
+        kind = reason if code is ErrorCode.ENHANCE_YOUR_CALM else code.name
+        self.complaints.say(
+            "The client at %s was sent away: %s (HTTP/2, %s)",
+            address or UNIX_SOCKET,
+            reason,
+            code.name,
+            kind=f"sent away: {kind}",
+        )
+
+    def _refused(self, address: str, status: int) -> None:
+        """An HTTP/1.1 client sent what cannot be read on, and was told so."""
+        if status == SERVICE_UNAVAILABLE:
+            return  # the allowance of all is used up, which has a line of its own
+        if status in MISCONDUCT:
+            self._misconduct.note(address)
+        reason = reason_phrase(status)
+        self.complaints.say(
+            "The client at %s was sent away: %d %s (HTTP/1.1)",
+            address or UNIX_SOCKET,
+            status,
+            reason,
+            kind=f"refused: {status}",
+        )
+
+    def _cut(self, address: str) -> None:
+        """An HTTP/1.1 client was cut off with an answer that it did not read."""
+        self.complaints.say(
+            "The client at %s did not read its answer and was cut off", address or UNIX_SOCKET
+        )
 
     # Arrivals.
 
@@ -280,6 +348,16 @@ class Listener:
         self._arriving[newcomer] = task
         task.add_done_callback(lambda _: self._arriving.pop(newcomer, None))
 
+    def _delay_s(self, address: str) -> float:
+        """How long a connection waits because of others from its address; for most, not at all."""
+        delay_s = self._misconduct.delay_s(address)
+        if delay_s:
+            self.complaints.say(
+                "The client at %s keeps coming back after it was sent away: its connections wait",
+                address,
+            )
+        return delay_s
+
     async def _connect(
         self, newcomer: Newcomer, accepted: socket.socket, tls: ContextSource | None
     ) -> None:
@@ -287,12 +365,25 @@ class Listener:
 
         A client that stays away, or leaves, before it has said anything is no event.
         """
-        settings = {} if tls is None else self._tls_settings(tls())
+        address, began_s = "", 0.0
         try:
+            if tls is not None or not self._misconduct.is_unheard_of:
+                address = peer_of(accepted)
+            if delay_s := self._delay_s(address):
+                await _keep_waiting(accepted, delay_s)
+            began_s = self.loop.time()
+            settings = {} if tls is None else self._tls_settings(tls())
             await self.loop.connect_accepted_socket(lambda: newcomer, accepted, **settings)
         except ssl.SSLError as error:
+            self._misconduct.note(address)
             self._complain_of_handshake(error)
         except OSError as error:
+            if tls is not None and self.loop.time() - began_s >= self.patience.handshake_s:
+                self.complaints.say(
+                    "A TLS handshake took longer than %g s and was cut off",
+                    self.patience.handshake_s,
+                )
+                return
             logger.debug("A connection was lost before it began: %s", error)
 
     def _tls_settings(self, context: ssl.SSLContext) -> dict[str, Any]:
@@ -355,6 +446,13 @@ class Listener:
             )
             connection.close(ErrorCode.ENHANCE_YOUR_CALM, "the client stood still")
             connection.abort()
+        elif connection.dawdles(patience.stall_s):
+            self.complaints.say(
+                "An HTTP/2 client sent a request at less than %d octets a second and was cut off",
+                LEAST_BYTES_PER_S,
+            )
+            connection.close(ErrorCode.ENHANCE_YOUR_CALM, "a request comes too slowly")
+            connection.abort()
         else:
             self._look_at_age(connection, course, now_s)
             if connection.in_flight or patience.keepalive_permit_without_calls:
@@ -415,6 +513,14 @@ class Listener:
         await asyncio.wait([self._emptied], timeout=timeout_s)
 
 
+async def _keep_waiting(accepted: socket.socket, delay_s: float) -> None:
+    try:
+        await asyncio.sleep(delay_s)
+    except asyncio.CancelledError:
+        accepted.close()  # nobody else has it yet
+        raise
+
+
 class Newcomer(asyncio.Protocol):
     """A connection that has not said what it speaks: it becomes one protocol or the other."""
 
@@ -459,8 +565,13 @@ class Newcomer(asyncio.Protocol):
         """Drop the connection if it has kept everybody waiting for too long."""
         patience = self._listener.patience
         limit_s = patience.handshake_s if self._received else patience.silence_s
-        if now_s - self._since_s > limit_s:
-            self.abort()
+        if now_s - self._since_s <= limit_s:
+            return
+        if self._received:
+            self._listener.complaints.say(
+                "A client did not end its first word within %g s and was cut off", limit_s
+            )
+        self.abort()
 
     def abort(self) -> None:
         """Drop the connection."""

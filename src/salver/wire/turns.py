@@ -1,0 +1,73 @@
+"""Whose turn it is: what connections have sent is acted on a little at a time, one after the other.
+
+A read may hold thousands of requests, and many connections may bring such reads at once.  However
+many they are, all of them together get so much of each round of the event loop; then it looks at
+those who sent little, who wait for nobody else's long speech.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import Final, Protocol
+
+ROUND_S: Final = 0.5e-3
+"""How much of one round of the event loop goes to those who have sent much."""
+
+TURN_S: Final = 0.125e-3
+"""How long one of them is acted on before the next, if there is one."""
+
+
+class Speaker(Protocol):
+    """A connection that has sent more than is acted on at once."""
+
+    def take_turn(self, ends_s: float) -> bool:
+        """Act on what waits until it is done or ``ends_s`` has come; whether to come here again."""
+
+
+class Turns:
+    """The connections of one event loop that wait for a turn."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter
+    ) -> None:
+        self.clock: Final = clock
+        self._loop = loop
+        self._waiting: deque[Speaker] = deque()
+        self._ends_s = 0.0
+        self._is_round_coming = False
+
+    def ends_s(self) -> float:
+        """When to stop a turn that begins now, unasked: it has passed if others wait for theirs."""
+        if self._waiting:
+            return 0.0
+        if not self._is_round_coming:
+            self._ends_s = self.clock() + ROUND_S
+            self._expect_round()
+        return self._ends_s
+
+    def wait(self, speaker: Speaker) -> None:
+        """Give a connection that is not waiting yet a turn when it comes to it."""
+        self._waiting.append(speaker)
+        if not self._is_round_coming:
+            self._expect_round()
+
+    def _expect_round(self) -> None:
+        self._is_round_coming = True
+        self._loop.call_soon(self._round)
+
+    def _round(self) -> None:
+        self._is_round_coming = False
+        now_s = self.clock()
+        ends_s = now_s + ROUND_S
+        try:
+            while self._waiting and now_s < ends_s:
+                speaker = self._waiting.popleft()
+                if speaker.take_turn(min(now_s + TURN_S, ends_s)):
+                    self._waiting.append(speaker)
+                now_s = self.clock()
+        finally:  # a fault in one connection must not silence the others
+            if self._waiting and not self._is_round_coming:
+                self._expect_round()
