@@ -154,3 +154,16 @@ def test_an_answer_with_other_types_takes_the_long_way():
 
     assert known.answer(1, [np.array([3.5], np.float32)]) is not None
     assert known.answer(1, [np.array([3.5], np.float64)]) is None
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "0a030a016d12120a017a120d08011204120208012d616263644a062a0461626364",
+        "0a030a016d12120a017a120d08011204120208012d0000003f1a062a040000003f",
+    ],
+    ids=["a field that nobody knows", "an output filter"],
+)
+def test_numbers_that_stand_in_another_place_are_not_taken_for_the_tensors(message: str):
+    """The tensor has its one value unpacked; the same bytes, packed, stand elsewhere."""
+    assert learned(PredictMemo(), bytes.fromhex(message)) is None

@@ -31,6 +31,8 @@ from saved_models import Shelf  # noqa: E402
 
 CACHE: Final = ROOT / ".cache/clients"
 
+LEFT_OUT: Final = "left out"
+
 MAKING_S: Final = 1200.0
 RUNNING_S: Final = 300.0
 
@@ -73,7 +75,7 @@ def go(name: str, *arguments: str) -> Stack:
     return Stack(
         run=(f"made/{name}", *arguments),
         needs=("go",),
-        make=(("go", "build", "-o", "made/", "./..."),),
+        make=(("go", "build", "-mod=mod", "-o", "made/", "./..."),),  # which writes a go.sum, too
         source="go",
         makes=f"made/{name}",
     )
@@ -167,6 +169,7 @@ def main() -> int:
         secure = servers.enter_context(serve(shelf, folder / "tls", tls=True))
         rows = [row_of(name, clear, secure, arguments.calls) for name in arguments.names or STACKS]
     say_table(rows)
+    say_summary(rows)
     return int(any(row.failed for row in rows))
 
 
@@ -177,7 +180,7 @@ def row_of(name: str, clear: Served, secure: Served, calls: int) -> Row:
     missing = [command for command in stack.needs if shutil.which(command) is None]
     missing += [package for package in stack.imports if find_spec(package) is None]
     if missing:
-        row.version = f"left out: {' and '.join(missing)} not on this machine"
+        row.version = f"{LEFT_OUT}: {' and '.join(missing)} not on this machine"
         say(f"{name}: {row.version}")
         return row
     trouble = make(stack)
@@ -282,6 +285,15 @@ def say_table(rows: Sequence[Row]) -> None:
     for row in rows:
         cells = (row.name, row.version, row.plaintext, row.tls, summary_of(row.did))
         say(f"| {' | '.join(cells)} |")
+
+
+def say_summary(rows: Sequence[Row]) -> None:
+    """Which were tried, which were not, and which of them failed."""
+    left_out = [row.name for row in rows if row.version.startswith(LEFT_OUT)]
+    wrong = [row.name for row in rows if row.failed]
+    said = f"\n{len(rows) - len(left_out)} of {len(rows)} stacks tried"
+    said += f"; failed: {', '.join(wrong)}" if wrong else "; none failed"
+    say(said + (f"; left out: {', '.join(left_out)}" if left_out else ""))
 
 
 def summary_of(did: Mapping[str, Sequence[str]]) -> str:

@@ -46,7 +46,7 @@ LIMITS = Http2Limits(
     resets=6,
     refused_streams_remembered=2,
 )
-FILES = ("wire/http2.py", "wire/http2_headers.py", "wire/http2_frames.py")
+FILES = ("wire/http2",)
 OPENING = PREFACE + frame(SETTINGS, 0, 0)
 ANSWERS = [HeaderSet((b":status", b"200"), (b"n", b"%d" % index)) for index in range(3)]
 TRAILERS = HeaderSet((b"grpc-status", b"0"))

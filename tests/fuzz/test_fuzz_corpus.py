@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 
-from fuzz import hpack_target, http2_target
 from fuzz.engine import mutated, read_corpus
+from fuzz.targets import NAMES, corpus_of, target_of
 
-TARGETS = {"hpack": hpack_target.TARGET, "http2": http2_target.TARGET}
+MUTATIONS = 200
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", NAMES)
 def test_corpus_and_its_neighbours_hold(name):
     """Every input of the corpus, and some hundred that are derived from it."""
-    target = TARGETS[name]
-    corpus = read_corpus(Path(__file__).parent / "corpus" / f"{name}.txt")
+    target = target_of(name)
+    corpus = read_corpus(corpus_of(name))
     rng = random.Random(7541)  # noqa: S311 -- repeatable, not secret
 
     for data in corpus:
         target.run(data)
-    for _ in range(500):
+    for _ in range(MUTATIONS):
         target.run(mutated(target, corpus, rng))

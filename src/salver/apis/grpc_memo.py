@@ -15,8 +15,10 @@ from typing import Final, Generic, TypeVar
 
 import numpy as np
 
+from salver.apis.grpc_codec import read_predict
 from salver.apis.requests import ModelSpec, PredictRequest
 from salver.dtypes import DType
+from salver.errors import ServingError
 from salver.varints import encode_varint
 
 PlanT = TypeVar("PlanT")
@@ -149,7 +151,7 @@ class PredictMemo(Generic[PlanT]):
         if size in self._unknowable:
             return None
         pattern = _pattern(data, request.inputs)
-        if pattern is None:
+        if pattern is None or not _is_true(pattern, data, spec, request):
             if len(self._unknowable) >= MAX_UNKNOWABLE:
                 self._unknowable.clear()
             self._unknowable.add(size)
@@ -161,6 +163,37 @@ class PredictMemo(Generic[PlanT]):
         known: KnownPredict[PlanT] = KnownPredict(pattern, spec, kept)
         self._known[size] = known
         return known
+
+
+def _is_true(pattern: _Pattern, data: bytes, spec: ModelSpec, request: PredictRequest) -> bool:
+    """Whether other bytes in the runs of a message mean these other numbers, and nothing else.
+
+    The numbers of a tensor may stand in a message once and yet be no part of the tensor: in a
+    field that nobody knows, say, while the tensor's own stand there in another form.
+    """
+    changed = bytearray(data)
+    for run in pattern.runs:
+        octets = np.frombuffer(data, np.uint8, run.end - run.start, run.start)
+        changed[run.start : run.end] = (octets ^ 0x55).tobytes()
+    try:
+        other_spec, other = read_predict(bytes(changed))
+        return (
+            other_spec == spec
+            and list(other.output_filter) == list(request.output_filter)
+            and list(other.inputs) == list(request.inputs)
+            and all(_says(run, other.inputs[run.alias], changed) for run in pattern.runs)
+        )
+    except ServingError:
+        return False
+
+
+def _says(run: _Run, array: np.ndarray, data: bytearray) -> bool:
+    expected: np.ndarray = np.ndarray(run.shape, run.dtype, data, run.start)
+    return (
+        array.dtype == run.dtype
+        and array.shape == run.shape
+        and array.tobytes() == expected.tobytes()
+    )
 
 
 def _pattern(data: bytes, tensors: Mapping[str, np.ndarray]) -> _Pattern | None:
@@ -175,8 +208,8 @@ def _pattern(data: bytes, tensors: Mapping[str, np.ndarray]) -> _Pattern | None:
 def _run(data: bytes, alias: str, array: np.ndarray) -> _Run | None:
     """Where the numbers of ``array`` stand in ``data``, if that is beyond doubt.
 
-    A tag, a length and the very numbers that stand there only once are the field itself: the field
-    is there, and nothing else looks like it.
+    A tag, a length and the very numbers that stand there only once are the field itself, where the
+    field is written like that at all: then it is there, and nothing else looks like it.
     """
     size = array.nbytes
     if not 0 < size <= MAX_RUN_BYTES or array.dtype.hasobject:
