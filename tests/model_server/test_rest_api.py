@@ -21,6 +21,7 @@ from salver.metrics import Metrics
 from salver.model_server.placement import Placement
 from salver.model_server.rest_api import RestApi, Route, Target, Verb, parse_target, route_of
 from salver.model_server.thread_time import ThreadTime
+from salver.servables.servable import PreparedRun
 from salver.signature import CLASSIFY_METHOD, REGRESS_METHOD, Signature, TensorInfo
 from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
 
@@ -43,6 +44,7 @@ class HalfPlusTwo:
 
     def __init__(self) -> None:
         self.timeouts: list[float | None] = []
+        self.prepared_runs = 0
         self.error: Exception | None = None
 
     def run(
@@ -58,6 +60,13 @@ class HalfPlusTwo:
         if "x:0" in feeds:
             return [feeds["x:0"] / 2 + 2]
         return [np.full((len(feeds["examples:0"]), 1), 3, np.float32)]
+
+    def prepare(self, feeds: Sequence[str], fetches: Sequence[str]) -> PreparedRun:
+        def run(tensors: Sequence[np.ndarray], timeout_s: float | None) -> list[np.ndarray]:
+            self.prepared_runs += 1
+            return self.run(dict(zip(feeds, tensors, strict=True)), fetches, timeout_s=timeout_s)
+
+        return run
 
 
 class FakeHandle:

@@ -32,7 +32,8 @@ _ESCAPES: Final[dict[bytes, bytes]] = {
 }
 
 _NUMERIC: Final = frozenset(
-    {
+    dtype.numpy
+    for dtype in (
         DType.FLOAT,
         DType.DOUBLE,
         DType.INT32,
@@ -43,7 +44,7 @@ _NUMERIC: Final = frozenset(
         DType.UINT32,
         DType.UINT64,
         DType.BOOL,
-    }
+    )
 )
 
 
@@ -65,10 +66,9 @@ def write_array(array: np.ndarray, write_string: Callable[[bytes], bytes] = quot
     Raises:
         InvalidArgument: JSON has no place for elements of this type.
     """
-    dtype = DType.of(array.dtype)
-    if dtype in _NUMERIC and array.size:
+    if array.dtype in _NUMERIC and array.size:
         return _spaced(_numbers(array))
-    return _nest(_leaves(array, dtype, write_string), array.shape)
+    return _nest(_leaves(array, DType.of(array.dtype), write_string), array.shape)
 
 
 def write_rows(array: np.ndarray, write_string: Callable[[bytes], bytes] = quote) -> list[bytes]:
@@ -77,10 +77,9 @@ def write_rows(array: np.ndarray, write_string: Callable[[bytes], bytes] = quote
     Raises:
         InvalidArgument: as ``write_array``.
     """
-    dtype = DType.of(array.dtype)
-    if dtype in _NUMERIC and array.size:
+    if array.dtype in _NUMERIC and array.size:
         return _rows_of_numbers(_numbers(array), array.ndim)
-    leaves = _leaves(array, dtype, write_string)
+    leaves = _leaves(array, DType.of(array.dtype), write_string)
     per_row = math.prod(array.shape[1:])
     starts = (row * per_row for row in range(array.shape[0]))
     return [_nest(leaves[start : start + per_row], array.shape[1:]) for start in starts]

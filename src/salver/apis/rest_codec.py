@@ -134,8 +134,10 @@ def _write_columns(outputs: Mapping[str, np.ndarray]) -> bytes:
 def _write_rows(outputs: Mapping[str, np.ndarray]) -> bytes:
     if not _batch_size(outputs):
         return b'{\n    "predictions": []\n}'
-    rows = _only_output(outputs) if len(outputs) == 1 else _row_objects(outputs)
-    return b'{\n    "predictions": [' + rows + b"\n    ]\n}"
+    if len(outputs) > 1:
+        return b'{\n    "predictions": [' + _row_objects(outputs) + b"\n    ]\n}"
+    ((name, array),) = outputs.items()
+    return b'{\n    "predictions": ' + write_array(array, _string_writer(name))[:-1] + b"\n    ]\n}"
 
 
 def _batch_size(outputs: Mapping[str, np.ndarray]) -> int:
@@ -143,18 +145,13 @@ def _batch_size(outputs: Mapping[str, np.ndarray]) -> int:
     for name, array in outputs.items():
         if not array.ndim:
             raise InvalidArgument(f"Tensor name: {name} has no shape information ")
-        if size not in (-1, array.shape[0]):
+        rows = len(array)
+        if size not in (-1, rows):
             raise InvalidArgument(
-                f"Tensor name: {name} has inconsistent batch size: {array.shape[0]}"
-                f" expecting: {size}"
+                f"Tensor name: {name} has inconsistent batch size: {rows} expecting: {size}"
             )
-        size = array.shape[0]
+        size = rows
     return size
-
-
-def _only_output(outputs: Mapping[str, np.ndarray]) -> bytes:
-    ((name, array),) = outputs.items()
-    return write_array(array, _string_writer(name))[1:-1]
 
 
 def _row_objects(outputs: Mapping[str, np.ndarray]) -> bytes:

@@ -41,6 +41,7 @@ INTEGER_RANGES: Final[Mapping[DType, tuple[int, int]]] = {
     DType.UINT64: UINT64_RANGE,
 }
 
+_LISTS: Final = frozenset({list})
 _NUMBERS: Final = frozenset({int, float})
 _TEXTS: Final = frozenset({str, bytes, dict, JsonObject})
 
@@ -55,17 +56,19 @@ class Leaves(NamedTuple):
 
 def flatten(value: object) -> Leaves | None:
     """Unfold lists until there are none; None if two lists of one level differ in size."""
-    level: list[Any] = [value]  # values of either reader
-    shape: list[int] = []
+    if not isinstance(value, list):
+        return Leaves([value], {type(value)}, ())
+    level: list[Any] = value  # values of either reader
+    shape = [len(level)]
     while True:
         kinds = set(map(type, level))
-        if kinds != {list}:
+        if kinds != _LISTS:
             return Leaves(level, kinds, tuple(shape))
         sizes = set(map(len, level))
         if len(sizes) != 1:
             return None
         shape.append(sizes.pop())
-        level = list(chain.from_iterable(level))
+        level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
 
 
 def to_array(leaves: Leaves, dtype: DType) -> np.ndarray | None:

@@ -2,6 +2,9 @@
 
 Paths, texts and headers are TensorFlow Serving's.  A ``ServingError`` becomes an HTTP status here
 and nowhere below.  What may be slow runs as one plain function wherever ``Placement`` puts it.
+
+A small Predict like one that was answered before takes the short way (``_answer_known``): its
+route, its signature and its checks are known, so only the numbers pass through.
 """
 
 from __future__ import annotations
@@ -9,14 +12,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
+
+import numpy as np
 
 from salver.apis.requests import ModelSpec, PredictRequest, VersionStatus
 from salver.apis.rest_codec import (
@@ -32,14 +37,17 @@ from salver.apis.rest_codec import (
     write_status,
 )
 from salver.apis.rest_metadata import write_metadata
+from salver.apis.rest_small import MAX_BYTES, read_small, small_signature_name
 from salver.core.servable_id import ServableId
 from salver.errors import Code, InvalidArgument, ServingError
 from salver.inference import classify, predict, regress
 from salver.metrics import Metrics
 from salver.model_server.measuring import CallRecorders, TimedServable
 from salver.model_server.monitoring import DEFAULT_PATH
-from salver.model_server.placement import Placement
+from salver.model_server.placement import Kind, Placement
+from salver.model_server.rest_memo import KnownPredict, KnownTarget, TargetMemo
 from salver.servables.servable import Servable
+from salver.signature import Signature
 from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page, unpacked_body
 
 logger = logging.getLogger(__name__)
@@ -123,6 +131,16 @@ class Route:
     verb: Verb
     spec: ModelSpec
     complaint: str = ""
+
+
+class _Answered(NamedTuple):
+    """The answer of an inference; of a Predict also what the next one like it can begin with."""
+
+    run_us: float
+    body: bytes
+    signature_name: str = ""
+    signature: Signature | None = None
+    is_predictable: bool = False
 
 
 class UnreadablePath(InvalidArgument):
@@ -237,7 +255,8 @@ class RestApi:
         self._kind = lru_cache(KINDS_REMEMBERED)(
             lambda verb, spec, size: placement.kind((verb, spec, size))
         )
-        self._inferences: Mapping[Verb, Callable[[ModelSpec, HttpRequest], tuple[float, bytes]]] = {
+        self._memo = TargetMemo()
+        self._inferences: Mapping[Verb, Callable[[ModelSpec, HttpRequest], _Answered]] = {
             Verb.PREDICT: self._predict,
             Verb.CLASSIFY: self._classify,
             Verb.REGRESS: self._regress,
@@ -245,6 +264,103 @@ class RestApi:
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one request, whatever it is."""
+        answer = self.answer(request)
+        return answer if isinstance(answer, HttpResponse) else await answer
+
+    def answer(self, request: HttpRequest) -> HttpResponse | Coroutine[Any, Any, HttpResponse]:
+        """The answer to one request: at once where no wait is needed, else one to be awaited."""
+        known = self._memo.find(request.method, request.target)
+        response = None if known is None else self._answer_known(known, request)
+        return self._answer_any(request) if response is None else response
+
+    # The short way.
+
+    def _answer_known(self, known: KnownTarget, request: HttpRequest) -> HttpResponse | None:
+        """Answer a small Predict like one before; None where only the long way knows how.
+
+        What this leaves out was found in order the first time, and depends on nothing that it does
+        not look at: the target, the names in the body, and the signature they were checked against.
+        """
+        text = request.body
+        kind = known.kinds.get(len(text).bit_length())
+        if kind is None or not kind.is_quick or "content-encoding" in request.headers:
+            return None
+        started = self._clock()
+        members = read_small(text)
+        if members is None:
+            return None
+        predict = known.predicts.get(small_signature_name(members))
+        if predict is None or not predict.is_predictable:
+            return None
+        read = predict.reader.read(text, members)
+        if read is None:
+            return None
+        tensors, row_format = read
+        call = partial(self._predict_known, known, predict, tensors, row_format)
+        return self._run_known(known, kind, call, started)
+
+    def _run_known(
+        self,
+        known: KnownTarget,
+        kind: Kind,
+        call: Callable[[], tuple[float, bytes] | None],
+        started: float,
+    ) -> HttpResponse | None:
+        name = known.spec.name
+        code = Code.INTERNAL  # what a bug that leaves by exception counts as
+        try:
+            answered = self._placement.run_here(kind, call)
+            code = Code.OK
+        except ServingError as error:
+            code = error.code
+            logger.debug("Predict of %r: %s", name, error)
+            return self._failure(error)
+        finally:
+            if code is not Code.OK:
+                self._metrics.request_count.increment(name, code.name)
+        if answered is None:
+            return None
+        run_us, body = answered
+        known.recorder.succeeded((self._clock() - started) * 1e6, run_us)
+        return HttpResponse(200, body, JSON, self._headers)
+
+    def _predict_known(
+        self,
+        known: KnownTarget,
+        predict: KnownPredict,
+        tensors: list[np.ndarray],
+        row_format: bool,
+    ) -> tuple[float, bytes] | None:
+        plan = predict.plan
+        with self._core.handle(known.spec) as handle:
+            servable = handle.servable
+            if servable.signatures.get(plan.name) is not plan.signature:
+                known.predicts.clear()  # another version, whose checks may differ
+                return None
+            started = perf_counter()
+            outputs = plan.run(servable, tensors, self._timeout_s)
+            run_us = (perf_counter() - started) * 1e6
+        named = dict(zip(plan.aliases, outputs))  # noqa: B905 - as many as were fetched
+        return run_us, write_predict(named, row_format)
+
+    def _learn(
+        self, request: HttpRequest, spec: ModelSpec, kind: Kind, answered: _Answered
+    ) -> None:
+        """Remember a Predict that was answered, so that the next one like it can be quick."""
+        size = len(request.body)
+        signature = answered.signature
+        if signature is None or size > MAX_BYTES or not _is_told_by_size(request):
+            return
+        known = self._memo.find(request.method, request.target)
+        if known is None:
+            recorder = self._recorders.of(spec.name, *_names(Verb.PREDICT))
+            known = self._memo.learn(request.target, KnownTarget(spec, recorder))
+        known.kinds[size.bit_length()] = kind
+        known.learn(answered.signature_name, signature, is_predictable=answered.is_predictable)
+
+    # The long way.
+
+    async def _answer_any(self, request: HttpRequest) -> HttpResponse:
         target = self._parse_target(request.target)
         if target is None:
             return error_page(400)
@@ -278,42 +394,44 @@ class RestApi:
         run_us: float | None = None
         try:
             if route.verb in self._inferences:
-                run_us, body = await self._infer(route.verb, route.spec, request)
+                answered = await self._infer(route.verb, route.spec, request)
+                run_us, body = answered.run_us, answered.body
             else:
                 body = await self._tell(route, request, target)
             code = Code.OK
         except ServingError as error:
             code = error.code
-            body = b"" if isinstance(error, UnreadablePath) else write_error(error.message)
             logger.debug("%s %s: %s", request.method, target.full_path, error)
+            return self._failure(error)
         except asyncio.CancelledError:
             code = Code.CANCELLED
             raise
         finally:
             if run_us is None:
                 self._metrics.request_count.increment(name, code.name)
-        if code is Code.OK:
-            self._record(route, (self._clock() - started) * 1e6, run_us)
-        return HttpResponse(HTTP_STATUS[code], body, JSON, self._headers)
+        self._record(route, (self._clock() - started) * 1e6, run_us)
+        return HttpResponse(200, body, JSON, self._headers)
+
+    def _failure(self, error: ServingError) -> HttpResponse:
+        body = b"" if isinstance(error, UnreadablePath) else write_error(error.message)
+        return HttpResponse(HTTP_STATUS[error.code], body, JSON, self._headers)
 
     def _record(self, route: Route, took_us: float, run_us: float | None) -> None:
-        name, api = route.spec.name, route.verb.value
+        name = route.spec.name
         if run_us is None:
             self._metrics.request_latency.observe(took_us, name, "", "REST")
         else:
-            self._recorders.of(name, api, api.capitalize()).succeeded(took_us, run_us)
+            self._recorders.of(name, *_names(route.verb)).succeeded(took_us, run_us)
 
-    async def _infer(
-        self, verb: Verb, spec: ModelSpec, request: HttpRequest
-    ) -> tuple[float, bytes]:
-        """The microseconds in the model and the body of the answer."""
+    async def _infer(self, verb: Verb, spec: ModelSpec, request: HttpRequest) -> _Answered:
         kind = self._kind(verb, spec, len(request.body).bit_length())
         call = partial(self._inferences[verb], spec, request)
-        # What a packed body holds cannot be told from its size.
-        is_told_by_size = "content-encoding" not in request.headers
-        if kind.is_quick and is_told_by_size and self._core.is_predictable(spec):
-            return self._placement.run_here(kind, call)
-        return await self._placement.run_on_thread(kind, call, lane=spec.name)
+        if kind.is_quick and _is_told_by_size(request) and self._core.is_predictable(spec):
+            answered = self._placement.run_here(kind, call)
+        else:
+            answered = await self._placement.run_on_thread(kind, call, lane=spec.name)
+        self._learn(request, spec, kind, answered)
+        return answered
 
     async def _tell(self, route: Route, request: HttpRequest, target: Target) -> bytes:
         spec, verb = route.spec, route.verb
@@ -328,21 +446,24 @@ class RestApi:
 
     # Each of these runs as a whole on the loop or on a worker thread.
 
-    def _predict(self, spec: ModelSpec, request: HttpRequest) -> tuple[float, bytes]:
+    def _predict(self, spec: ModelSpec, request: HttpRequest) -> _Answered:
         document = read_document(unpacked_body(request))
-        signature = signature_name(document)
+        asked = signature_name(document)
         with self._core.handle(spec) as handle:
             servable = TimedServable(handle.servable)
-            body = read_predict(document, signature_for_predict(servable.signatures, signature))
+            signature = signature_for_predict(servable.signatures, asked)
+            body = read_predict(document, signature)
             outputs = predict(
                 servable,
-                PredictRequest(body.inputs, signature),
+                PredictRequest(body.inputs, asked),
                 timeout_s=self._timeout_s,
                 check_method_name=self._check_method_name,
             )
-        return servable.took_us, write_predict(outputs, body.row_format)
+            is_predictable = servable.predictable
+        written = write_predict(outputs, body.row_format)
+        return _Answered(servable.took_us, written, asked, signature, is_predictable)
 
-    def _classify(self, spec: ModelSpec, request: HttpRequest) -> tuple[float, bytes]:
+    def _classify(self, spec: ModelSpec, request: HttpRequest) -> _Answered:
         document = read_document(unpacked_body(request))
         signature = signature_name(document)
         examples = read_examples(document, "classify")
@@ -355,9 +476,9 @@ class RestApi:
                 timeout_s=self._timeout_s,
                 check_method_name=self._check_method_name,
             )
-        return servable.took_us, write_classify(results)
+        return _Answered(servable.took_us, write_classify(results))
 
-    def _regress(self, spec: ModelSpec, request: HttpRequest) -> tuple[float, bytes]:
+    def _regress(self, spec: ModelSpec, request: HttpRequest) -> _Answered:
         document = read_document(unpacked_body(request))
         signature = signature_name(document)
         examples = read_examples(document, "regress")
@@ -370,7 +491,7 @@ class RestApi:
                 timeout_s=self._timeout_s,
                 check_method_name=self._check_method_name,
             )
-        return servable.took_us, write_regress(values)
+        return _Answered(servable.took_us, write_regress(values))
 
     def _metadata(self, spec: ModelSpec) -> bytes:
         _require_name(spec)
@@ -381,6 +502,16 @@ class RestApi:
         """The status of one version; a label selects nothing here, as in TensorFlow Serving."""
         _require_name(spec)
         return write_status(self._core.version_statuses(spec.name, spec.version))
+
+
+def _is_told_by_size(request: HttpRequest) -> bool:
+    """Whether a body's size says how much work it is: what a packed one holds it does not."""
+    return "content-encoding" not in request.headers
+
+
+def _names(verb: Verb) -> tuple[str, str]:
+    """A verb as the metrics of requests and those of run times spell it."""
+    return verb.value, verb.value.capitalize()
 
 
 def _require_name(spec: ModelSpec) -> None:
