@@ -17,6 +17,7 @@ from salver.model_server.placement import (
     INTERPRETER_WAIT_S,
     MAX_KEYS,
     QUICK_RUNS_TO_FORGIVE,
+    SLOW_ABOVE_S,
     Kind,
     Placement,
 )
@@ -64,7 +65,7 @@ def run_all(*took_s: float, key: str = "kind") -> tuple[Placement, Call]:
     return placement, call
 
 
-QUICK_S, SLOW_S = INLINE_BELOW_S / 2, INLINE_BELOW_S * 2
+QUICK_S, BETWEEN_S, SLOW_S = INLINE_BELOW_S / 2, INLINE_BELOW_S * 1.5, SLOW_ABOVE_S * 2
 
 
 def test_a_kind_not_seen_before_runs_on_a_thread():
@@ -86,6 +87,15 @@ def test_a_slow_kind_stays_on_threads():
     _, call = run_all(*[SLOW_S] * 5)
 
     assert not any(call.on_loop)
+
+
+def test_a_kind_between_quick_and_slow_stays_where_it_is():
+    """It would go to and fro, and each change costs."""
+    _, on_threads = run_all(*[BETWEEN_S] * 5)
+    _, on_the_loop = run_all(QUICK_S, *[BETWEEN_S] * 5)
+
+    assert not any(on_threads.on_loop)
+    assert on_the_loop.on_loop == [False, *[True] * 5]
 
 
 def test_a_first_run_that_is_slow_says_little():

@@ -23,7 +23,7 @@ from salver.errors import (
     ServingError,
     Unimplemented,
 )
-from salver.servables.libtensorflow import LibTensorFlow
+from salver.servables.libtensorflow import MOST_KEPT_BYTES, LibTensorFlow
 from salver.servables.tensorflow import (
     SavedModel,
     SavedModelLoader,
@@ -189,6 +189,21 @@ def test_runs_after_each_other_may_differ_in_shape_and_type_and_fail(load):
         assert_same(ask(servable, "float", x=given), {"y": given})
         with pytest.raises(InvalidArgument):
             ask(servable, "float", x=given.astype(np.float64))
+
+
+def test_what_is_kept_for_later_runs_is_bounded_and_given_back(runtime, shelf: Shelf):
+    """Large inputs stay in memory between runs only up to so much, in all models together."""
+    library = runtime.open()
+    servable = runtime.load(shelf.version("all_dtypes"))
+    for count in (20_000_000, 2_000_000, 1_000_000):
+        given = np.arange(count, dtype=np.float32)
+        assert_same(ask(servable, "float", x=given), {"y": given})
+    while_loaded = library.may_keep(MOST_KEPT_BYTES)
+    servable.close()
+    after = library.may_keep(MOST_KEPT_BYTES)
+    library.keep_less(MOST_KEPT_BYTES)
+
+    assert (while_loaded, after) == (False, True)
 
 
 def test_a_size_in_bytes_is_not_taken_for_a_shape(load):

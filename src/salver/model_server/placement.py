@@ -31,8 +31,11 @@ from salver.model_server.thread_time import ThreadClock, ThreadTime, thread_time
 
 T = TypeVar("T")
 
-INLINE_BELOW_S: Final = 200e-6
-"""A call expected to take less than this runs on the event loop: about four thread hops."""
+INLINE_BELOW_S: Final = 300e-6
+"""A call that costs less than this on a thread comes to the event loop: what a hop may cost."""
+
+SLOW_ABOVE_S: Final = 600e-6
+"""One that costs as much on the loop leaves it: between the two a kind stays where it is."""
 
 CLOSE_LOOKS: Final = 16
 """Runs that are looked at closely after one that took long by the clock."""
@@ -76,7 +79,7 @@ class Kind:
 
     def took_here(self, took_s: float) -> None:
         """Learn from a run on the loop that took so long by the clock."""
-        if took_s >= INLINE_BELOW_S:
+        if took_s >= SLOW_ABOVE_S:
             self.close_looks_left = CLOSE_LOOKS
             self._slow_looks = 0
             return
@@ -87,7 +90,7 @@ class Kind:
     def cost_here(self, cost_s: float) -> None:
         """Learn from a run on the loop that was looked at closely and cost so much."""
         self.close_looks_left -= 1
-        self._slow_looks += cost_s >= INLINE_BELOW_S
+        self._slow_looks += cost_s >= SLOW_ABOVE_S
         if self._slow_looks < SLOW_LOOKS:
             return
         self.is_quick = False

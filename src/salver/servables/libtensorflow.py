@@ -15,6 +15,7 @@ import ctypes
 import importlib.util
 import struct
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from ctypes import c_char_p, c_int, c_int64, c_size_t, c_ssize_t, c_void_p
@@ -41,6 +42,9 @@ _SMALL_CAPACITY: Final = 22
 
 COPY_BELOW: Final = 16 << 10
 """An output smaller than this is copied; a larger one is lent from TensorFlow's own memory."""
+
+MOST_KEPT_BYTES: Final = 64 << 20
+"""Of input tensors that are kept to be filled again, in all sessions together."""
 
 # The C API's functions: name, result, arguments. TF_SessionRun and the like wait, so they are
 # looked up in the library that releases the interpreter lock.
@@ -147,6 +151,8 @@ class LibTensorFlow:
         self._dims = lru_cache(maxsize=1024)(_dims)
         self._statuses: deque[int] = deque()
         self._strings_in_use: dict[int, tuple[Any, Sequence[int]]] = {}
+        self._kept_lock = threading.Lock()
+        self._kept_bytes = 0
         self._free_strings = _Deallocator(self._on_strings_unused)
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
@@ -186,6 +192,19 @@ class LibTensorFlow:
         """Raise what a status says; the code and the text are TensorFlow's."""
         message = ctypes.string_at(self._call["TF_Message"](status))
         raise error_for(self._get_code(status), message.decode("utf-8", "surrogateescape"))
+
+    def may_keep(self, size: int) -> bool:
+        """Whether a tensor of so many bytes may be kept; if so, they are counted."""
+        with self._kept_lock:
+            if self._kept_bytes + size > MOST_KEPT_BYTES:
+                return False
+            self._kept_bytes += size
+            return True
+
+    def keep_less(self, size: int) -> None:
+        """Count a kept tensor out."""
+        with self._kept_lock:
+            self._kept_bytes -= size
 
     def load_op_library(self, path: Path) -> None:
         """Register the custom ops and kernels of a shared library, for good.

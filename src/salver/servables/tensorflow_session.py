@@ -1,7 +1,7 @@
 """A loaded SavedModel as TensorFlow's C API has it: a session, and quick runs over it.
 
 What a run needs besides the numbers is the same each time, so it is made once and kept: the
-resolved names, the arrays of pointers, the arguments of the call, and small input tensors, which
+resolved names, the arrays of pointers, the arguments of the call, and the input tensors, which
 TensorFlow lets us fill again when nothing in the graph has held on to them.
 """
 
@@ -67,16 +67,31 @@ class _KnownOutput:
 
 
 class _KeptInput:
-    """A small input tensor that is filled anew for each run."""
+    """An input tensor that is filled anew for each run."""
 
-    __slots__ = ("content", "dtype", "shape", "tensor")
+    __slots__ = ("_large", "_small", "dtype", "shape", "tensor")
 
     def __init__(self, library: LibTensorFlow, tensor: int, array: np.ndarray) -> None:
         self.tensor = c_void_p(tensor)
         self.shape = array.shape
         self.dtype = array.dtype
         memory = (c_char * array.nbytes).from_address(library["TF_TensorData"](tensor))
-        self.content = memoryview(memory).cast("B")
+        self._small: memoryview | None = None
+        self._large: np.ndarray = np.ndarray(array.shape, array.dtype, memoryview(memory))
+        if array.nbytes < COPY_BELOW:
+            self._small = memoryview(memory).cast("B")
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the tensor."""
+        return self._large.nbytes
+
+    def fill(self, array: np.ndarray) -> None:
+        """Copy the values of an array of the same type and shape into the tensor."""
+        if self._small is not None:
+            self._small[:] = array.tobytes()  # quicker, for as little as this
+        else:
+            self._large[...] = array
 
 
 class Plan:
@@ -135,11 +150,11 @@ class _Desk:
         return self.arguments[-1]
 
     def lay(self, position: int, array: np.ndarray) -> None:
-        """Make a new tensor of ``array`` for an input, to be kept if it is small."""
+        """Make a new tensor of ``array`` for an input, kept for later runs if there is room."""
         self._drop(position)
         tensor = self._library.new_tensor(array)
         self.inputs[position] = tensor
-        if 0 < array.nbytes < COPY_BELOW and not array.dtype.hasobject:
+        if array.nbytes and not array.dtype.hasobject and self._library.may_keep(array.nbytes):
             self.kept[position] = _KeptInput(self._library, tensor, array)
         else:
             self._passing.append(tensor)
@@ -159,8 +174,8 @@ class _Desk:
     def _drop(self, position: int) -> None:
         kept, self.kept[position] = self.kept[position], None
         if kept is not None:
-            kept.content.release()
             self._library.delete_tensor(kept.tensor)
+            self._library.keep_less(kept.nbytes)
 
 
 class Session:
@@ -229,7 +244,7 @@ class Session:
                     and kept.dtype == array.dtype
                     and self._may_be_filled(kept.tensor)
                 ):
-                    kept.content[:] = array.tobytes()
+                    kept.fill(array)
                 else:
                     desk.lay(position, array)
             if in_caller_thread:
