@@ -77,7 +77,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upg
 
 .PHONY: constraints
 constraints: .venv/installed ## Pin the newest versions of everything, with hashes
-	$(COMPILE) pyproject.toml --extra tensorflow --output-file constraints.txt \
+	$(COMPILE) pyproject.toml --extra tensorflow --extra s3 --extra http --output-file constraints.txt \
 		$(foreach group,build check demo pins test,--group $(group))
 	$(COMPILE) --group protos --output-file constraints-protos.txt
 	echo 'tensorflow-cpu==2.15.*' | $(COMPILE) - --output-file constraints-estimator.txt

@@ -179,3 +179,62 @@ def test_closed_monitor_learns_nothing_more():
     told.tell("m", 2, AVAILABLE)
 
     assert list(told.monitor.versions("m")) == [1]
+
+
+def test_what_ended_before_a_mark_is_not_what_a_wait_is_for():
+    """A life that began after it is, even one that ends at once."""
+    told = Told()
+    told.tell("m", 1, END)
+    since = told.monitor.mark()
+    calls: list[dict[str, ServableState]] = []
+    told.monitor.when_available_or_ended(["m"], calls.append, since=since)
+
+    assert (told.monitor.reached(["m"], since=since), calls) == ({}, [])
+    told.tell("m", 1, END)
+
+    assert list(calls[0]) == ["m"]
+
+
+def test_the_end_of_a_life_from_before_a_mark_is_not_waited_for():
+    """A version that is still to go when it is wished for again ends, and only then begins."""
+    told = Told()
+    told.tell("m", 1, AVAILABLE)
+    told.tell("m", 1, UNLOADING)
+    since = told.monitor.mark()
+    calls: list[dict[str, ServableState]] = []
+    told.monitor.when_available_or_ended(["m"], calls.append, since=since)
+
+    told.tell("m", 1, END)
+    assert calls == []
+    told.tell("m", 1, LOADING)
+    told.tell("m", 1, AVAILABLE)
+
+    assert len(calls) == 1
+
+
+def test_names_given_up_are_waited_for_no_longer():
+    """By one wait or by all; a wait for nothing else is over."""
+    told = Told()
+    calls: list[str] = []
+    wait = told.monitor.when_available_or_ended(["a", "b"], lambda _: calls.append("both"))
+    told.monitor.when_available_or_ended(["a"], lambda _: calls.append("a"))
+
+    wait.give_up(["a"])
+    assert calls == []
+    told.monitor.give_up(["a"])
+    assert calls == ["a"]
+    told.tell("b", 1, AVAILABLE)
+
+    assert calls == ["a", "both"]
+
+
+def test_a_listener_hears_of_a_state_before_a_wait_is_over():
+    """And finds it in the monitor already."""
+    told = Told()
+    heard: list[object] = []
+    told.monitor.listen(lambda state: heard.append(told.monitor.state(state.id) == state))
+    told.monitor.when_available_or_ended(["m"], lambda _: heard.append("over"))
+
+    told.tell("m", 1, AVAILABLE)
+
+    assert heard == [True, "over"]

@@ -164,10 +164,6 @@ class BasicManager(Generic[T]):
         else:
             self._fail(harness, data.error)
 
-    def is_failing(self, harness: LoaderHarness[T]) -> bool:
-        """Whether a version's last try to load failed, and no other is under way."""
-        return harness.state is State.ERROR or harness in self._retrying
-
     def keep(self, harness: LoaderHarness[T]) -> None:
         """Note that a version is wished for again."""
         harness.is_aspired = True
@@ -176,9 +172,10 @@ class BasicManager(Generic[T]):
     def withdraw(self, harness: LoaderHarness[T]) -> None:
         """Note that a version is not wished for any more; whatever it waits for is called off.
 
-        A loader at work is let finish, and what it loaded is unloaded before anybody can see it.
+        A loader at work is let finish, unless it can be cancelled, and what it loaded is unloaded
+        before anybody can see it.
         """
-        harness.is_aspired = False
+        harness.withdraw()
         self.unsettled.add(harness.id.name)
         if harness in self._waiting_for_memory:
             self._waiting_for_memory.remove(harness)
@@ -186,7 +183,8 @@ class BasicManager(Generic[T]):
         elif harness in self._retrying:
             logger.info("Retrying of Loading servable: %s was cancelled.", harness.id)
             self._fail(harness, self._retrying.pop(harness).error)
-        self._reviving.pop(harness, None)
+        elif self._reviving.pop(harness, None) is not None:
+            logger.info("Retrying of Loading servable: %s was cancelled.", harness.id)
 
     def flush(self, name: str) -> None:
         """Forget the versions of ``name`` that nobody wishes for and that hold nothing."""

@@ -14,7 +14,7 @@ from enum import Enum, auto
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
-from salver.core.loader import Loader
+from salver.core.loader import Cancellable, Loader
 from salver.core.servable_id import ServableId
 from salver.errors import Cancelled, Internal, ServingError
 
@@ -93,6 +93,8 @@ class LoaderHarness(Generic[T]):
         self.attempts = 0
         self.failures = 0
         """How often the version has failed before, each time for good as it seemed."""
+        self.came_as_error = loader is None
+        """Whether its source told an error in its place, so that nothing was ever tried."""
         self.is_asleep = False
         """Whether it is not to be loaded before somebody asks for it."""
         self.is_demanded = False
@@ -138,6 +140,12 @@ class LoaderHarness(Generic[T]):
     def again(self) -> LoaderHarness[T]:
         """The same version, at its beginning; to be taken before this one fails or is unloaded."""
         return LoaderHarness(self.id, self._live_loader())
+
+    def withdraw(self) -> None:
+        """Note that nobody wishes for the version any more; a load at work may end early."""
+        self.is_aspired = False
+        if isinstance(self._loader, Cancellable):
+            self._loader.cancel()
 
     def estimate(self) -> int:
         """The memory that the version will need, in bytes."""

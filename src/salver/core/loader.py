@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -27,3 +27,14 @@ class Loader(Protocol[T_co]):
 
     def servable(self) -> T_co:
         """What was loaded."""
+
+
+@runtime_checkable
+class Cancellable(Protocol):
+    """What a loader may be besides: one whose load can end early."""
+
+    def cancel(self) -> None:
+        """End the load under way soon, with Cancelled, if there is one: nobody wishes for it.
+
+        Called from another thread than the load; never blocks.  A load that comes after it counts.
+        """

@@ -13,11 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
+from heapq import heappop, heappush
 from typing import Final, Generic, Protocol, TypeVar
 
 from salver.core.basic_manager import BasicManager, ManagerStatistics
 from salver.core.event_bus import EventBus
-from salver.core.harness import State
+from salver.core.harness import LoaderHarness, State
 from salver.core.loader import Loader
 from salver.core.policy import AspiredVersionPolicy, Load, Unload, availability_preserving
 from salver.core.resources import ResourceTracker
@@ -86,6 +87,9 @@ class AspiredVersionsManager(Generic[T]):
         self._clock = clock
         self._wishes_lock = threading.Lock()
         self._wishes: dict[str, Sequence[ServableData[Loader[T]]]] = {}
+        self._planned: dict[str, Load | Unload | None] = {}
+        # A heap: unloads come first, then it goes by name.  A name may be there for nothing.
+        self._turns: list[tuple[bool, str]] = []
         self._is_closed = False
         self._has_withdrawn = False
         self._give_up_at_s = float("inf")
@@ -198,9 +202,9 @@ class AspiredVersionsManager(Generic[T]):
     def _must_wait(self, name: str, wish: Sequence[ServableData[Loader[T]]]) -> bool:
         """Whether the wish is for a version on its way out, which has to be out first.
 
-        With one exception: an old version that stays only because everything wished for in its
-        place has failed, for good or until the next try, is kept when it is wished for again.  It
-        would not be out, and going back to the version that works is just what such a wish means.
+        With one exception: an old version that stays only because nothing wished for in its place
+        is ready is kept when it is wished for again.  It would not be out, and going back to the
+        version that works is just what such a wish means.
         """
         wished = {data.id.version for data in wish}
         harnesses = self._basic.harnesses(name)
@@ -208,8 +212,8 @@ class AspiredVersionsManager(Generic[T]):
         if not returning:
             return False
         aspired = [h for h in harnesses if h.is_aspired]
-        has_failed = bool(aspired) and all(map(self._basic.is_failing, aspired))
-        return not (has_failed and all(h.state is State.READY for h in returning))
+        is_replaced = not aspired or any(h.state is State.READY for h in aspired)
+        return is_replaced or any(h.state is not State.READY for h in returning)
 
     def _take_wish(self, name: str, wish: Sequence[ServableData[Loader[T]]]) -> None:
         wished = {data.id.version for data in wish}
@@ -220,27 +224,39 @@ class AspiredVersionsManager(Generic[T]):
             elif not harness.is_aspired:
                 self._basic.keep(harness)
         # Reversed, so that of two entries for one version the first is the one that stays.
-        new = {data.id.version: data for data in reversed(wish) if data.id.version not in known}
+        new = {d.id.version: d for d in reversed(wish) if _is_news(d, known.get(d.id.version))}
         for data in new.values():
             self._basic.manage(data)
 
     def _act(self) -> bool:
-        """Carry out the most urgent action: an unload before a load, for the memory's sake."""
-        chosen: tuple[str, Load | Unload] | None = None
+        """Carry out the most urgent action: an unload before a load, for the memory's sake.
+
+        The policy is asked about a servable once after each change, not in every pass; its answer
+        is kept until its turn comes.
+        """
         for name in sorted(self._basic.unsettled):
             action = self._policy(self._basic.snapshots(name))
-            if action is None:
-                self._basic.unsettled.discard(name)
-            elif isinstance(action, Unload):
-                self._basic.unload(ServableId(name, action.version))
-                return True
-            elif chosen is None:
-                chosen = name, action
-        if chosen is None:
-            return False
-        name, load = chosen
-        self._basic.load(ServableId(name, load.version))
-        return True
+            self._basic.unsettled.discard(name)
+            self._planned[name] = action
+            if action is not None:
+                heappush(self._turns, (isinstance(action, Load), name))
+        while self._turns:
+            is_load, name = heappop(self._turns)
+            action = self._planned.get(name)
+            if action is None or isinstance(action, Load) is not is_load:
+                continue  # the turn of a plan that was changed since
+            del self._planned[name]
+            self._carry_out(name, action)
+            return True
+        self._planned.clear()
+        return False
+
+    def _carry_out(self, name: str, action: Load | Unload) -> None:
+        servable_id = ServableId(name, action.version)
+        if isinstance(action, Load):
+            self._basic.load(servable_id)
+        else:
+            self._basic.unload(servable_id)
 
     # The thread.
 
@@ -277,3 +293,10 @@ class AspiredVersionsManager(Generic[T]):
         except Exception:
             logger.exception("A pass of the manager failed; the next one follows")
             return False
+
+
+def _is_news(data: ServableData[Loader[T]], harness: LoaderHarness[T] | None) -> bool:
+    """Whether a version is new: to us, or because its source had nothing but an error before."""
+    if harness is None:
+        return True
+    return harness.came_as_error and str(data.error) != str(harness.error)

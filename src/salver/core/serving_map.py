@@ -146,6 +146,10 @@ class ServingMap(Generic[T]):
         ready = self._ready.specific
         return [ServableId(name, v) for name in sorted(ready) for v in sorted(ready[name])[::-1]]
 
+    def count_names(self) -> int:
+        """How many servables have a version ready."""
+        return len(self._ready.latest)
+
     def draining(self) -> list[ServableId]:
         """The versions that are out of the map and still in somebody's hands."""
         return list(self._draining)

@@ -29,7 +29,10 @@ class ServableStateMonitor:
         self._lock = threading.Lock()
         self._states: dict[str, dict[int, ServableState]] = {}
         self._ended: dict[ServableId, None] = {}  # in the order of their ends
+        self._count = 0
+        self._began: dict[ServableId, int] = {}  # the count when the life of each was first noted
         self._waits: list[Wait] = []
+        self._listeners: tuple[Callable[[ServableState], None], ...] = ()
         self._subscription = bus.subscribe(self._note)
 
     def close(self) -> None:
@@ -51,27 +54,44 @@ class ServableStateMonitor:
         with self._lock:
             return self._states.get(servable_id.name, {}).get(servable_id.version)
 
-    def reached(self, names: Collection[str]) -> dict[str, ServableState]:
+    def listen(self, callback: Callable[[ServableState], None]) -> None:
+        """Call ``callback`` with every state, once it is known here and before a wait is over."""
+        with self._lock:
+            self._listeners = (*self._listeners, callback)
+
+    def mark(self) -> int:
+        """A moment, to tell lives that began after it from those before."""
+        with self._lock:
+            return self._count
+
+    def reached(self, names: Collection[str], *, since: int = 0) -> dict[str, ServableState]:
         """For each of ``names`` the highest version that is available or ended.
 
-        A name without such a version is left out.
+        A name without such a version is left out.  With ``since``, what ended counts only if its
+        life began after that mark.
         """
         with self._lock:
-            return self._reached(names)
+            return self._reached(names, since)
 
     def when_available_or_ended(
-        self, names: Collection[str], callback: Callable[[dict[str, ServableState]], None]
+        self,
+        names: Collection[str],
+        callback: Callable[[dict[str, ServableState]], None],
+        *,
+        since: int = 0,
     ) -> Wait:
-        """Call ``callback`` once, with ``reached(names)``, when that covers all of ``names``.
+        """Call ``callback`` once, with ``reached(names)``, when that has covered all of ``names``.
 
-        It is called at once if that is so now, else on the manager's thread.
+        It is called at once if that is so now, else on the manager's thread.  Each state costs a
+        wait the same, however many names it is for.
         """
-        wait = Wait(self, frozenset(names), callback)
+        wait = Wait(self, frozenset(names), callback, since)
         with self._lock:
-            reached = self._reached(wait.names)
-            if len(reached) < len(wait.names):
+            wait.missing.difference_update(self._reached(wait.names, since))
+            if wait.missing:
                 self._waits.append(wait)
                 return wait
+            reached = self._reached(wait.names, since)
         callback(reached)
         return wait
 
@@ -102,32 +122,67 @@ class ServableStateMonitor:
             if wait in self._waits:
                 self._waits.remove(wait)
 
-    def _note(self, state: ServableState) -> None:
+    def give_up(self, names: Collection[str], *, waits: Collection[Wait] | None = None) -> None:
+        """Let no wait, or none of ``waits``, wait for ``names`` any more: they will not come."""
         with self._lock:
-            self._states.setdefault(state.id.name, {})[state.id.version] = state
-            self._ended.pop(state.id, None)
-            if state.manager_state is ManagerState.END:
-                self._ended[state.id] = None
-            over = [(wait, self._reached(wait.names)) for wait in self._waits]
-            over = [(wait, reached) for wait, reached in over if len(reached) == len(wait.names)]
-            for wait, _ in over:
-                self._waits.remove(wait)
-            while len(self._ended) > self._max_ended:
-                self._forget(next(iter(self._ended)))
+            chosen = [w for w in self._waits if waits is None or w in waits]
+            over = self._over([wait for wait in chosen if wait.no_more(names)])
         for wait, reached in over:
             wait.callback(reached)
 
-    def _reached(self, names: Collection[str]) -> dict[str, ServableState]:
-        found = {name: self._first_reached(name) for name in names}
+    def _note(self, state: ServableState) -> None:
+        with self._lock:
+            self._keep(state)
+        for listener in self._listeners:
+            listener(state)
+        if state.manager_state not in _REACHED:
+            return
+        with self._lock:
+            done = [wait for wait in self._waits if wait.no_more(self._names_reached(wait, state))]
+            over = self._over(done)
+        for wait, reached in over:
+            wait.callback(reached)
+
+    def _keep(self, state: ServableState) -> None:
+        self._count += 1
+        known = self._states.get(state.id.name, {}).get(state.id.version)
+        if known is None or known.manager_state is ManagerState.END:
+            self._began[state.id] = self._count
+        self._states.setdefault(state.id.name, {})[state.id.version] = state
+        self._ended.pop(state.id, None)
+        if state.manager_state is ManagerState.END:
+            self._ended[state.id] = None
+        while len(self._ended) > self._max_ended:
+            self._forget(next(iter(self._ended)))
+
+    def _names_reached(self, wait: Wait, state: ServableState) -> tuple[str, ...]:
+        """The name of ``state``, if it is one that ``wait`` has waited for."""
+        is_news = state.id.name in wait.missing and self._counts(state, wait.since)
+        return (state.id.name,) if is_news else ()
+
+    def _counts(self, state: ServableState, since: int) -> bool:
+        if state.manager_state is ManagerState.END:
+            return self._began.get(state.id, self._count) > since
+        return state.manager_state is ManagerState.AVAILABLE
+
+    def _over(self, waits: list[Wait]) -> list[tuple[Wait, dict[str, ServableState]]]:
+        """Take ``waits`` off the list; each with what it will be told."""
+        for wait in waits:
+            self._waits.remove(wait)
+        return [(wait, self._reached(wait.names, wait.since)) for wait in waits]
+
+    def _reached(self, names: Collection[str], since: int) -> dict[str, ServableState]:
+        found = {name: self._first_reached(name, since) for name in names}
         return {name: state for name, state in found.items() if state is not None}
 
-    def _first_reached(self, name: str) -> ServableState | None:
+    def _first_reached(self, name: str, since: int) -> ServableState | None:
         states = self._states.get(name, {})
-        there = [v for v, state in states.items() if state.manager_state in _REACHED]
+        there = [v for v, state in states.items() if self._counts(state, since)]
         return states[max(there)] if there else None
 
     def _forget(self, servable_id: ServableId) -> None:
         del self._ended[servable_id]
+        self._began.pop(servable_id, None)
         versions = self._states[servable_id.name]
         del versions[servable_id.version]
         if not versions:
@@ -142,10 +197,24 @@ class Wait:
         monitor: ServableStateMonitor,
         names: frozenset[str],
         callback: Callable[[dict[str, ServableState]], None],
+        since: int,
     ) -> None:
         self.names = names
+        self.missing = set(names)
         self.callback = callback
+        self.since = since
         self._monitor = monitor
+
+    def no_more(self, names: Collection[str]) -> bool:
+        """Miss ``names`` no longer; say whether that was all.  Under the monitor's lock."""
+        if not names:
+            return False
+        self.missing.difference_update(names)
+        return not self.missing
+
+    def give_up(self, names: Collection[str]) -> None:
+        """Wait for ``names`` no longer; it may be over with that, and calls back if so."""
+        self._monitor.give_up(names, waits=(self,))
 
     def cancel(self) -> None:
         """Never call back, unless that has happened already."""

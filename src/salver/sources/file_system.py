@@ -100,7 +100,7 @@ class FileSystemSource:
         self._stopped = threading.Event()
         self._polls = 0
         self._complaints: dict[str, tuple[str, ...]] = {}
-        self._servables = _by_name(servables)
+        self._servables = by_name(servables)
         self._require_versions(servables)
 
     def start(self) -> None:
@@ -122,7 +122,7 @@ class FileSystemSource:
         Raises:
             NotFound, InvalidArgument: as at the start, for servables that are new; nothing changed.
         """
-        new = _by_name(servables)
+        new = by_name(servables)
         self._require_versions([s for s in servables if s.name not in self._servables])
         with self._telling_lock:
             removed = [name for name in self._servables if name not in new]
@@ -208,7 +208,9 @@ class FileSystemSource:
             return _Finding(_aspired(servable, plain))
         found = version_children(self._children(servable))
         wanted = choose(found, servable.policy)
-        return _Finding(_aspired(servable, wanted), tuple(_complaints(servable, found, wanted)))
+        return _Finding(
+            _aspired(servable, wanted), tuple(complaints_about(servable, found, wanted))
+        )
 
     def _plainly_named(self, servable: MonitoredServable) -> list[VersionChild] | None:
         """The specific versions asked for, if all of them lie there under their plain names.
@@ -232,12 +234,17 @@ class FileSystemSource:
             ) from error
 
 
-def _by_name(servables: Sequence[MonitoredServable]) -> dict[str, MonitoredServable]:
-    by_name = {servable.name: servable for servable in servables}
-    if len(by_name) < len(servables):
+def by_name(servables: Sequence[MonitoredServable]) -> dict[str, MonitoredServable]:
+    """The servables by their names.
+
+    Raises:
+        InvalidArgument: two have one name.
+    """
+    named = {servable.name: servable for servable in servables}
+    if len(named) < len(servables):
         names = sorted(servable.name for servable in servables)
         raise InvalidArgument(f"a servable is listed more than once among {', '.join(names)}")
-    return by_name
+    return named
 
 
 def _aspired(
@@ -249,9 +256,10 @@ def _aspired(
     ]
 
 
-def _complaints(
+def complaints_about(
     servable: MonitoredServable, found: Sequence[VersionChild], wanted: Sequence[VersionChild]
 ) -> Iterable[str]:
+    """What somebody should know of a listing: doubles, and versions that are missed."""
     name, base_path, policy = servable.name, servable.base_path, servable.policy
     for version in duplicates(found):
         names = ", ".join(repr(c.child) for c in found if c.version == version)

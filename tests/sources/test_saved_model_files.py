@@ -1,0 +1,76 @@
+"""When a version's files are all there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from salver.sources.saved_model_files import Needs, missing_files, read_needs
+from saved_models import Shelf
+
+INDEX = "variables/variables.index"
+
+
+def shard(number: int, count: int) -> str:
+    return f"variables/variables.data-{number:05}-of-{count:05}"
+
+
+@pytest.mark.parametrize(
+    ("paths", "missing"),
+    [
+        ([], ["saved_model.pb"]),
+        ([INDEX, shard(0, 1)], ["saved_model.pb"]),
+        (["saved_model.pb"], []),
+        (["saved_model.pbtxt"], []),
+        (["model.tflite"], []),
+        (["saved_model.pb", INDEX], [shard(0, 1)]),
+        (["saved_model.pb", shard(0, 1)], [INDEX]),
+        (["saved_model.pb", INDEX, shard(1, 3)], [shard(0, 3), shard(2, 3)]),
+        (["saved_model.pb", INDEX, shard(0, 1)], []),
+    ],
+)
+def test_names_tell_what_is_missing(paths: list[str], missing: list[str]):
+    """A graph; and where there is anything of variables, an index and every shard."""
+    assert missing_files(paths) == missing
+
+
+def test_needs_of_the_graph_count():
+    """What the graph reads has to be there, though no name hints at it."""
+    needs = Needs(variables=True, assets=frozenset({"vocabulary.txt"}))
+
+    missing = missing_files(["saved_model.pb"], needs)
+
+    assert missing == ["assets/vocabulary.txt", INDEX, shard(0, 1)]
+
+
+def test_graph_with_variables_needs_them(shelf: Shelf):
+    """A SavedModel as TensorFlow 2 writes it names its checkpoint."""
+    needs = read_needs(shelf.version("half_plus_two") / "saved_model.pb")
+
+    assert needs == Needs(variables=True)
+
+
+def test_every_whole_model_is_complete(shelf: Shelf):
+    """What TensorFlow wrote in full lacks nothing, old models and new ones alike."""
+    for name in ("half_plus_two", "v1_half_plus_two", "v1_main_op", "v1_legacy_init_op"):
+        version = shelf.version(name)
+        paths = [p.relative_to(version).as_posix() for p in version.rglob("*") if p.is_file()]
+
+        assert missing_files(paths, read_needs(version / "saved_model.pb")) == [], name
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_without_an_error(tmp_path_factory: pytest.TempPathFactory, data: bytes):
+    """A graph that is none needs nothing: whoever loads it says what is wrong."""
+    graph = tmp_path_factory.getbasetemp() / "any_graph.pb"
+    graph.write_bytes(data)
+
+    assert isinstance(read_needs(graph), Needs)
+
+
+def test_graph_that_is_not_there_needs_nothing(tmp_path: Path):
+    """The same goes for a file that cannot be opened."""
+    assert read_needs(tmp_path / "saved_model.pb") == Needs()
