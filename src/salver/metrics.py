@@ -229,6 +229,13 @@ class Metrics:
             f"{serving}/request_example_count_total", "model"
         )
 
+        self.model_warmup_latency = Histogram(
+            f"{serving}/model_warmup_latency", "model_path", "status", bounds=LATENCY_BOUNDS_US
+        )
+        self.model_warmup_records_read = Counter(
+            f"{serving}/model_warmup_records_read", "model_path", "status"
+        )
+
         self.graph_runs = Counter(f"{core}/graph_runs", lock=calls)
         self.graph_run_time_usecs = Counter(f"{core}/graph_run_time_usecs", lock=calls)
         self.graph_build_calls = Counter(f"{core}/graph_build_calls")
@@ -243,6 +250,12 @@ class Metrics:
         self.event_loop_lag = Histogram("salver_event_loop_lag_seconds", bounds=LAG_BOUNDS_S)
         self.models_ready = Gauge("salver_models_ready")
         self.load_failures = Counter("salver_load_failures_total", "model_name")
+        self.isolated_deaths = Counter("salver_isolated_deaths_total", "model_name")
+        self.isolated_restarts = Counter("salver_isolated_restarts_total", "model_name")
+        self.warmup_replays = Counter(
+            "salver_warmup_replays_total", "model_name", "source", "outcome"
+        )
+        self.golden_requests = Counter("salver_golden_requests_total", "model_name", "outcome")
 
     def by_name(self) -> Mapping[str, Metric]:
         """Every metric under its name, sorted."""

@@ -28,8 +28,10 @@ from salver.errors import (
     ServingError,
     Unimplemented,
 )
+from salver.servables.isolated_messages import Recipe
 from salver.servables.libtensorflow import LibTensorFlow
 from salver.servables.meta_graph import mentions, signature_defs
+from salver.servables.saved_model_config import session_overrides
 from salver.servables.servable import PreparedRun
 from salver.servables.tensorflow_session import Plan, Session, load_session
 from salver.signature import Signature, read_signature
@@ -71,16 +73,20 @@ _RAM_PER_FILE_BYTE: Final = 1.2
 
 @dataclass(frozen=True, slots=True)
 class SessionConfig:
-    """How sessions use the machine; zero leaves a choice to TensorFlow."""
+    """How sessions use the machine; zero leaves a choice to TensorFlow.
+
+    ``base`` is a ``tensorflow.ConfigProto`` to begin with; what else is set here comes after it and
+    holds.
+    """
 
     intra_op_parallelism_threads: int = 0
     inter_op_parallelism_threads: int = 0
+    base: bytes = b""
 
     def serialized(self) -> bytes:
         """The same as a ``tensorflow.ConfigProto``."""
-        return _varint_field(2, self.intra_op_parallelism_threads) + _varint_field(
-            5, self.inter_op_parallelism_threads
-        )
+        intra = _varint_field(2, self.intra_op_parallelism_threads)
+        return self.base + intra + _varint_field(5, self.inter_op_parallelism_threads)
 
 
 class Observer(Protocol):
@@ -129,6 +135,16 @@ class TensorFlowRuntime:
                 self._library = library
             return self._library
 
+    def recipe(self) -> Recipe:
+        """What another process needs to load as this one would, but for the path."""
+        return Recipe(
+            path="",
+            working_folder="",
+            tags=self._tags,
+            session_config=self._config.serialized(),
+            custom_op_libraries=self._custom_op_libraries,
+        )
+
     def loader(self, path: str) -> SavedModelLoader:
         """A loader for the version in the folder ``path``."""
         return SavedModelLoader(self, Path(path))
@@ -143,7 +159,8 @@ class TensorFlowRuntime:
         try:
             _check_folder(path)
             library = self.open()
-            session = load_session(library, path, self._tags, self._config.serialized())
+            config = self._config.serialized() + session_overrides(path)
+            session = load_session(library, path, self._tags, config)
             servable = self._servable(session)
         except ServingError:
             if self._observer is not None:

@@ -351,6 +351,8 @@ def load_session(
         ServingError: what TensorFlow's loader says.
     """
     options = library["TF_NewSessionOptions"]()
+    # In this thread: a disk that hangs would hold threads that TensorFlow shares among all models.
+    run_options = _options(library, _RUN_IN_CALLER_THREAD)
     graph = library["TF_NewGraph"]()
     meta_graph = library["TF_NewBuffer"]()
     try:
@@ -362,7 +364,7 @@ def load_session(
         status = library.take_status()
         session = library["TF_LoadSessionFromSavedModel"](
             options,
-            None,
+            run_options,
             bytes(path),
             ctypes.cast(tag_array, c_void_p),
             len(encoded),
@@ -376,6 +378,7 @@ def load_session(
         library["TF_DeleteGraph"](graph)
         raise
     finally:
+        library["TF_DeleteBuffer"](run_options)
         library["TF_DeleteSessionOptions"](options)
     return Session(library, session, graph, meta_graph)
 
