@@ -23,9 +23,11 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import wrappers_pb2 as google_dot_protobuf_dot_wrappers__pb2
+from salver.protos import session_config_pb2 as salver_dot_protos_dot_session__config__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asalver/protos/config.proto\x12\rsalver.config\x1a\x19google/protobuf/any.proto\"\xa8\x02\n\x15ServableVersionPolicy\x12=\n\x06latest\x18\x64 \x01(\x0b\x32+.salver.config.ServableVersionPolicy.LatestH\x00\x12\x37\n\x03\x61ll\x18\x65 \x01(\x0b\x32(.salver.config.ServableVersionPolicy.AllH\x00\x12\x41\n\x08specific\x18\x66 \x01(\x0b\x32-.salver.config.ServableVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\";\n\x12LogCollectorConfig\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x17\n\x0f\x66ilename_prefix\x18\x02 \x01(\t\";\n\x0eSamplingConfig\x12\x15\n\rsampling_rate\x18\x01 \x01(\x01\x12\x12\n\nattributes\x18\x02 \x01(\x05\"\xbd\x01\n\rLoggingConfig\x12?\n\x14log_collector_config\x18\x01 \x01(\x0b\x32!.salver.config.LogCollectorConfig\x12\x36\n\x0fsampling_config\x18\x02 \x01(\x0b\x32\x1d.salver.config.SamplingConfig\x12\x33\n\x15\x63ustom_logging_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\xeb\x02\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12,\n\nmodel_type\x18\x03 \x01(\x0e\x32\x18.salver.config.ModelType\x12\x16\n\x0emodel_platform\x18\x04 \x01(\t\x12\x34\n\x0elogging_config\x18\x06 \x01(\x0b\x32\x1c.salver.config.LoggingConfig\x12\x42\n\x14model_version_policy\x18\x07 \x01(\x0b\x32$.salver.config.ServableVersionPolicy\x12\x45\n\x0eversion_labels\x18\x08 \x03(\x0b\x32-.salver.config.ModelConfig.VersionLabelsEntry\x1a\x34\n\x12VersionLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"=\n\x0fModelConfigList\x12*\n\x06\x63onfig\x18\x01 \x03(\x0b\x32\x1a.salver.config.ModelConfig\"\x8f\x01\n\x11ModelServerConfig\x12;\n\x11model_config_list\x18\x01 \x01(\x0b\x32\x1e.salver.config.ModelConfigListH\x00\x12\x33\n\x13\x63ustom_model_config\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x08\n\x06\x63onfig\"0\n\x10PrometheusConfig\x12\x0e\n\x06\x65nable\x18\x01 \x01(\x08\x12\x0c\n\x04path\x18\x02 \x01(\t\"N\n\x10MonitoringConfig\x12:\n\x11prometheus_config\x18\x01 \x01(\x0b\x32\x1f.salver.config.PrometheusConfig\"^\n\tSSLConfig\x12\x12\n\nserver_key\x18\x01 \x01(\t\x12\x13\n\x0bserver_cert\x18\x02 \x01(\t\x12\x11\n\tcustom_ca\x18\x03 \x01(\t\x12\x15\n\rclient_verify\x18\x04 \x01(\x08*B\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTENSORFLOW\x10\x01\x12\t\n\x05OTHER\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1asalver/protos/config.proto\x12\rsalver.config\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/wrappers.proto\x1a\"salver/protos/session_config.proto\"\xa8\x02\n\x15ServableVersionPolicy\x12=\n\x06latest\x18\x64 \x01(\x0b\x32+.salver.config.ServableVersionPolicy.LatestH\x00\x12\x37\n\x03\x61ll\x18\x65 \x01(\x0b\x32(.salver.config.ServableVersionPolicy.AllH\x00\x12\x41\n\x08specific\x18\x66 \x01(\x0b\x32-.salver.config.ServableVersionPolicy.SpecificH\x00\x1a\x1e\n\x06Latest\x12\x14\n\x0cnum_versions\x18\x01 \x01(\r\x1a\x05\n\x03\x41ll\x1a\x1c\n\x08Specific\x12\x10\n\x08versions\x18\x01 \x03(\x03\x42\x0f\n\rpolicy_choice\";\n\x12LogCollectorConfig\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\x17\n\x0f\x66ilename_prefix\x18\x02 \x01(\t\"b\n\x15PerTaskSamplingConfig\x12\n\n\x02\x64\x63\x18\x01 \x01(\t\x12\x17\n\ntask_index\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\rsampling_rate\x18\x03 \x01(\x01\x42\r\n\x0b_task_index\"\x84\x01\n\x0eSamplingConfig\x12\x15\n\rsampling_rate\x18\x01 \x01(\x01\x12\x12\n\nattributes\x18\x02 \x01(\x05\x12G\n\x19per_task_sampling_configs\x18\x03 \x03(\x0b\x32$.salver.config.PerTaskSamplingConfig\"\xbd\x01\n\rLoggingConfig\x12?\n\x14log_collector_config\x18\x01 \x01(\x0b\x32!.salver.config.LogCollectorConfig\x12\x36\n\x0fsampling_config\x18\x02 \x01(\x0b\x32\x1d.salver.config.SamplingConfig\x12\x33\n\x15\x63ustom_logging_config\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\"\xeb\x02\n\x0bModelConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12,\n\nmodel_type\x18\x03 \x01(\x0e\x32\x18.salver.config.ModelType\x12\x16\n\x0emodel_platform\x18\x04 \x01(\t\x12\x34\n\x0elogging_config\x18\x06 \x01(\x0b\x32\x1c.salver.config.LoggingConfig\x12\x42\n\x14model_version_policy\x18\x07 \x01(\x0b\x32$.salver.config.ServableVersionPolicy\x12\x45\n\x0eversion_labels\x18\x08 \x03(\x0b\x32-.salver.config.ModelConfig.VersionLabelsEntry\x1a\x34\n\x12VersionLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"=\n\x0fModelConfigList\x12*\n\x06\x63onfig\x18\x01 \x03(\x0b\x32\x1a.salver.config.ModelConfig\"\x8f\x01\n\x11ModelServerConfig\x12;\n\x11model_config_list\x18\x01 \x01(\x0b\x32\x1e.salver.config.ModelConfigListH\x00\x12\x33\n\x13\x63ustom_model_config\x18\x02 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x42\x08\n\x06\x63onfig\"0\n\x10PrometheusConfig\x12\x0e\n\x06\x65nable\x18\x01 \x01(\x08\x12\x0c\n\x04path\x18\x02 \x01(\t\"N\n\x10MonitoringConfig\x12:\n\x11prometheus_config\x18\x01 \x01(\x0b\x32\x1f.salver.config.PrometheusConfig\"^\n\tSSLConfig\x12\x12\n\nserver_key\x18\x01 \x01(\t\x12\x13\n\x0bserver_cert\x18\x02 \x01(\t\x12\x11\n\tcustom_ca\x18\x03 \x01(\t\x12\x15\n\rclient_verify\x18\x04 \x01(\x08\"\xfc\x02\n!FileSystemStoragePathSourceConfig\x12%\n\x1d\x66ile_system_poll_wait_seconds\x18\x03 \x01(\x03\x12(\n fail_if_zero_versions_at_startup\x18\x04 \x01(\x08\x12U\n\tservables\x18\x05 \x03(\x0b\x32\x42.salver.config.FileSystemStoragePathSourceConfig.ServableToMonitor\x12(\n servable_versions_always_present\x18\x06 \x01(\x08\x1a\x84\x01\n\x11ServableToMonitor\x12\x15\n\rservable_name\x18\x01 \x01(\t\x12\x11\n\tbase_path\x18\x02 \x01(\t\x12\x45\n\x17servable_version_policy\x18\x04 \x01(\x0b\x32$.salver.config.ServableVersionPolicy\"\xf1\x03\n\x12\x42\x61tchingParameters\x12\x33\n\x0emax_batch_size\x18\x01 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14\x62\x61tch_timeout_micros\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x39\n\x14max_enqueued_batches\x18\x03 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x11num_batch_threads\x18\x04 \x01(\x0b\x32\x1b.google.protobuf.Int64Value\x12\x36\n\x10thread_pool_name\x18\x05 \x01(\x0b\x32\x1c.google.protobuf.StringValue\x12\x1b\n\x13\x61llowed_batch_sizes\x18\x06 \x03(\x03\x12\"\n\x1apad_variable_length_inputs\x18\x07 \x01(\x08\x12@\n\x1c\x65nable_large_batch_splitting\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.BoolValue\x12=\n\x18max_execution_batch_size\x18\t \x01(\x0b\x32\x1b.google.protobuf.Int64Value\"\xe2\x01\n\x12ModelWarmupOptions\x12;\n\x16num_request_iterations\x18\x01 \x01(\x0b\x32\x1b.google.protobuf.Int32Value\x12=\n\x18num_model_warmup_threads\x18\x02 \x01(\x0b\x32\x1b.google.protobuf.Int32Value\x12\x12\n\nmodel_name\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\x03\x12%\n\x1d\x65nable_all_batch_sizes_warmup\x18\x05 \x01(\x08\"\x9d\x01\n\x0fInGraphBatching\x12\x19\n\x11num_batch_threads\x18\x01 \x01(\x05\x12\x16\n\x0emax_batch_size\x18\x02 \x01(\x05\x12\x1c\n\x14\x62\x61tch_timeout_micros\x18\x03 \x01(\x05\x12\x1b\n\x13\x61llowed_batch_sizes\x18\x04 \x03(\x05\x12\x1c\n\x14max_enqueued_batches\x18\x05 \x01(\x05\"\x92\x07\n\x13SessionBundleConfig\x12\x16\n\x0esession_target\x18\x01 \x01(\t\x12:\n\x0esession_config\x18\x02 \x01(\x0b\x32\".salver.session_config.ConfigProto\x12>\n\x13\x62\x61tching_parameters\x18\x03 \x01(\x0b\x32!.salver.config.BatchingParameters\x12\x46\n!session_run_load_threadpool_index\x18\x04 \x01(\x0b\x32\x1b.google.protobuf.Int32Value\x12\x34\n,experimental_transient_ram_bytes_during_load\x18\x05 \x01(\x04\x12\x18\n\x10saved_model_tags\x18\x06 \x03(\t\x12\x44\n\x1cin_graph_batching_parameters\x18\x07 \x01(\x0b\x32\x1e.salver.config.InGraphBatching\x12\x1c\n\x13\x65nable_model_warmup\x18\x8b\x06 \x01(\x08\x12@\n\x14model_warmup_options\x18\x8c\x06 \x01(\x0b\x32!.salver.config.ModelWarmupOptions\x12 \n\x17\x65nable_session_metadata\x18\x8d\x06 \x01(\x08\x12\x33\n*remove_unused_fields_from_bundle_metagraph\x18\x8e\x06 \x01(\x08\x12\x1c\n\x13prefer_tflite_model\x18\x8f\x06 \x01(\x08\x12\x33\n*resource_estimation_uses_validation_result\x18\x90\x06 \x01(\x08\x12 \n\x17num_tflite_interpreters\x18\x91\x06 \x01(\x05\x12)\n num_tflite_interpreters_per_pool\x18\x92\x06 \x01(\x05\x12\x19\n\x10num_tflite_pools\x18\x93\x06 \x01(\x05\x12.\n%wrap_session_with_no_threading_params\x18\x94\x06 \x01(\x08\x12)\n enable_per_model_batching_params\x18\x95\x06 \x01(\x08\x12\"\n\x19\x65nable_saved_model_config\x18\x96\x06 \x01(\x08\x12\x18\n\x0fmixed_precision\x18\x97\x06 \x01(\t\"a\n#SavedModelBundleSourceAdapterConfig\x12:\n\rlegacy_config\x18\xe8\x07 \x01(\x0b\x32\".salver.config.SessionBundleConfig\"E\n\x0ePlatformConfig\x12\x33\n\x15source_adapter_config\x18\x01 \x01(\x0b\x32\x14.google.protobuf.Any\"\xbb\x01\n\x11PlatformConfigMap\x12O\n\x10platform_configs\x18\x01 \x03(\x0b\x32\x35.salver.config.PlatformConfigMap.PlatformConfigsEntry\x1aU\n\x14PlatformConfigsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12,\n\x05value\x18\x02 \x01(\x0b\x32\x1d.salver.config.PlatformConfig:\x02\x38\x01\"]\n\x13ReloadConfigRequest\x12\x30\n\x06\x63onfig\x18\x01 \x01(\x0b\x32 .salver.config.ModelServerConfig\x12\x14\n\x0cmetric_names\x18\x02 \x03(\t\"H\n\x06Metric\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1e\n\x14int64_value_increase\x18\x02 \x01(\x03H\x00\x42\x10\n\x0evalue_increase\"9\n\x0cReloadStatus\x12\x12\n\nerror_code\x18\x01 \x01(\x05\x12\x15\n\rerror_message\x18\x02 \x01(\t\"j\n\x14ReloadConfigResponse\x12+\n\x06status\x18\x01 \x01(\x0b\x32\x1b.salver.config.ReloadStatus\x12%\n\x06metric\x18\x02 \x03(\x0b\x32\x15.salver.config.Metric\"t\n\x10SessionOverrides\x12\x1e\n\x16remote_op_remap_config\x18\x01 \x01(\x0c\x12 \n\x18\x62\x61tch_op_rewriter_config\x18\x02 \x01(\x0c\x12\x1e\n\x16\x64isable_meta_optimizer\x18\x03 \x01(\x08\"}\n\x10SavedModelConfig\x12:\n\x11session_overrides\x18\x01 \x01(\x0b\x32\x1f.salver.config.SessionOverrides\x12\x1b\n\x13tfrt_runtime_config\x18\x02 \x01(\x0c\x12\x10\n\x08\x63ritical\x18\x03 \x01(\x08*B\n\tModelType\x12\x1a\n\x16MODEL_TYPE_UNSPECIFIED\x10\x00\x12\x0e\n\nTENSORFLOW\x10\x01\x12\t\n\x05OTHER\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +36,70 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODELCONFIG_VERSIONLABELSENTRY']._loaded_options = None
   _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_options = b'8\001'
-  _globals['_MODELTYPE']._serialized_start=1486
-  _globals['_MODELTYPE']._serialized_end=1552
-  _globals['_SERVABLEVERSIONPOLICY']._serialized_start=73
-  _globals['_SERVABLEVERSIONPOLICY']._serialized_end=369
-  _globals['_SERVABLEVERSIONPOLICY_LATEST']._serialized_start=285
-  _globals['_SERVABLEVERSIONPOLICY_LATEST']._serialized_end=315
-  _globals['_SERVABLEVERSIONPOLICY_ALL']._serialized_start=317
-  _globals['_SERVABLEVERSIONPOLICY_ALL']._serialized_end=322
-  _globals['_SERVABLEVERSIONPOLICY_SPECIFIC']._serialized_start=324
-  _globals['_SERVABLEVERSIONPOLICY_SPECIFIC']._serialized_end=352
-  _globals['_LOGCOLLECTORCONFIG']._serialized_start=371
-  _globals['_LOGCOLLECTORCONFIG']._serialized_end=430
-  _globals['_SAMPLINGCONFIG']._serialized_start=432
-  _globals['_SAMPLINGCONFIG']._serialized_end=491
-  _globals['_LOGGINGCONFIG']._serialized_start=494
-  _globals['_LOGGINGCONFIG']._serialized_end=683
-  _globals['_MODELCONFIG']._serialized_start=686
-  _globals['_MODELCONFIG']._serialized_end=1049
-  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_start=997
-  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_end=1049
-  _globals['_MODELCONFIGLIST']._serialized_start=1051
-  _globals['_MODELCONFIGLIST']._serialized_end=1112
-  _globals['_MODELSERVERCONFIG']._serialized_start=1115
-  _globals['_MODELSERVERCONFIG']._serialized_end=1258
-  _globals['_PROMETHEUSCONFIG']._serialized_start=1260
-  _globals['_PROMETHEUSCONFIG']._serialized_end=1308
-  _globals['_MONITORINGCONFIG']._serialized_start=1310
-  _globals['_MONITORINGCONFIG']._serialized_end=1388
-  _globals['_SSLCONFIG']._serialized_start=1390
-  _globals['_SSLCONFIG']._serialized_end=1484
+  _globals['_PLATFORMCONFIGMAP_PLATFORMCONFIGSENTRY']._loaded_options = None
+  _globals['_PLATFORMCONFIGMAP_PLATFORMCONFIGSENTRY']._serialized_options = b'8\001'
+  _globals['_MODELTYPE']._serialized_start=4858
+  _globals['_MODELTYPE']._serialized_end=4924
+  _globals['_SERVABLEVERSIONPOLICY']._serialized_start=141
+  _globals['_SERVABLEVERSIONPOLICY']._serialized_end=437
+  _globals['_SERVABLEVERSIONPOLICY_LATEST']._serialized_start=353
+  _globals['_SERVABLEVERSIONPOLICY_LATEST']._serialized_end=383
+  _globals['_SERVABLEVERSIONPOLICY_ALL']._serialized_start=385
+  _globals['_SERVABLEVERSIONPOLICY_ALL']._serialized_end=390
+  _globals['_SERVABLEVERSIONPOLICY_SPECIFIC']._serialized_start=392
+  _globals['_SERVABLEVERSIONPOLICY_SPECIFIC']._serialized_end=420
+  _globals['_LOGCOLLECTORCONFIG']._serialized_start=439
+  _globals['_LOGCOLLECTORCONFIG']._serialized_end=498
+  _globals['_PERTASKSAMPLINGCONFIG']._serialized_start=500
+  _globals['_PERTASKSAMPLINGCONFIG']._serialized_end=598
+  _globals['_SAMPLINGCONFIG']._serialized_start=601
+  _globals['_SAMPLINGCONFIG']._serialized_end=733
+  _globals['_LOGGINGCONFIG']._serialized_start=736
+  _globals['_LOGGINGCONFIG']._serialized_end=925
+  _globals['_MODELCONFIG']._serialized_start=928
+  _globals['_MODELCONFIG']._serialized_end=1291
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_start=1239
+  _globals['_MODELCONFIG_VERSIONLABELSENTRY']._serialized_end=1291
+  _globals['_MODELCONFIGLIST']._serialized_start=1293
+  _globals['_MODELCONFIGLIST']._serialized_end=1354
+  _globals['_MODELSERVERCONFIG']._serialized_start=1357
+  _globals['_MODELSERVERCONFIG']._serialized_end=1500
+  _globals['_PROMETHEUSCONFIG']._serialized_start=1502
+  _globals['_PROMETHEUSCONFIG']._serialized_end=1550
+  _globals['_MONITORINGCONFIG']._serialized_start=1552
+  _globals['_MONITORINGCONFIG']._serialized_end=1630
+  _globals['_SSLCONFIG']._serialized_start=1632
+  _globals['_SSLCONFIG']._serialized_end=1726
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG']._serialized_start=1729
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG']._serialized_end=2109
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLETOMONITOR']._serialized_start=1977
+  _globals['_FILESYSTEMSTORAGEPATHSOURCECONFIG_SERVABLETOMONITOR']._serialized_end=2109
+  _globals['_BATCHINGPARAMETERS']._serialized_start=2112
+  _globals['_BATCHINGPARAMETERS']._serialized_end=2609
+  _globals['_MODELWARMUPOPTIONS']._serialized_start=2612
+  _globals['_MODELWARMUPOPTIONS']._serialized_end=2838
+  _globals['_INGRAPHBATCHING']._serialized_start=2841
+  _globals['_INGRAPHBATCHING']._serialized_end=2998
+  _globals['_SESSIONBUNDLECONFIG']._serialized_start=3001
+  _globals['_SESSIONBUNDLECONFIG']._serialized_end=3915
+  _globals['_SAVEDMODELBUNDLESOURCEADAPTERCONFIG']._serialized_start=3917
+  _globals['_SAVEDMODELBUNDLESOURCEADAPTERCONFIG']._serialized_end=4014
+  _globals['_PLATFORMCONFIG']._serialized_start=4016
+  _globals['_PLATFORMCONFIG']._serialized_end=4085
+  _globals['_PLATFORMCONFIGMAP']._serialized_start=4088
+  _globals['_PLATFORMCONFIGMAP']._serialized_end=4275
+  _globals['_PLATFORMCONFIGMAP_PLATFORMCONFIGSENTRY']._serialized_start=4190
+  _globals['_PLATFORMCONFIGMAP_PLATFORMCONFIGSENTRY']._serialized_end=4275
+  _globals['_RELOADCONFIGREQUEST']._serialized_start=4277
+  _globals['_RELOADCONFIGREQUEST']._serialized_end=4370
+  _globals['_METRIC']._serialized_start=4372
+  _globals['_METRIC']._serialized_end=4444
+  _globals['_RELOADSTATUS']._serialized_start=4446
+  _globals['_RELOADSTATUS']._serialized_end=4503
+  _globals['_RELOADCONFIGRESPONSE']._serialized_start=4505
+  _globals['_RELOADCONFIGRESPONSE']._serialized_end=4611
+  _globals['_SESSIONOVERRIDES']._serialized_start=4613
+  _globals['_SESSIONOVERRIDES']._serialized_end=4729
+  _globals['_SAVEDMODELCONFIG']._serialized_start=4731
+  _globals['_SAVEDMODELCONFIG']._serialized_end=4856
 # @@protoc_insertion_point(module_scope)
