@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from functools import partial
+from typing import Any
+
+import numpy as np
 
 from salver.core.servable_data import ServableData
+from salver.dtypes import DType
 from salver.errors import ServingError
 from salver.model_server.options import Face, Options
+from salver.servables.servable import PreparedRun
+from salver.signature import Signature, TensorInfo
+from salver.wire.http1_messages import HttpAnswer, HttpResponse
 
 
 class FakeServe:
@@ -218,3 +225,84 @@ class FakeModels:
 
     def waiting_for(self) -> list[str]:
         return [name for name in self.configured if name not in self.available | self.failed]
+
+
+class FakeModel:
+    """A servable with signatures of a test's own: ``answer`` makes a fetched array from the feeds.
+
+    It notes the feeds and the time of every run, and fails as often as it is told to.
+    """
+
+    def __init__(
+        self,
+        signatures: Mapping[str, Signature],
+        answer: Callable[[Mapping[str, np.ndarray], str], np.ndarray],
+        *,
+        errors: Sequence[ServingError] = (),
+        on_run: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.signatures = dict(signatures)
+        self.signature_defs: dict[str, bytes] = {}
+        self.predictable = True
+        self.runs: list[tuple[dict[str, np.ndarray], list[str], float | None]] = []
+        self._answer = answer
+        self._errors = list(errors)
+        self._on_run = on_run
+
+    def run(
+        self,
+        feeds: Mapping[str, np.ndarray],
+        fetches: Sequence[str],
+        *,
+        timeout_s: float | None = None,
+    ) -> list[np.ndarray]:
+        self.runs.append((dict(feeds), list(fetches), timeout_s))
+        self._on_run()
+        if self._errors:
+            raise self._errors.pop(0)
+        return [self._answer(feeds, fetch) for fetch in fetches]
+
+    def prepare(self, feeds: Sequence[str], fetches: Sequence[str]) -> PreparedRun:
+        names = list(feeds)
+        return lambda tensors, timeout_s: self.run(
+            dict(zip(names, tensors, strict=True)), fetches, timeout_s=timeout_s
+        )
+
+
+def half_plus(offset: float, **arguments: Any) -> FakeModel:  # those of FakeModel
+    """x/2 + ``offset`` for a vector x, as ``serving_default``."""
+    signature = Signature(
+        inputs={"x": TensorInfo("x:0", DType.FLOAT, (-1,))},
+        outputs={"y": TensorInfo("y:0", DType.FLOAT, (-1,))},
+    )
+    return FakeModel(
+        {"serving_default": signature},
+        lambda feeds, _fetch: (feeds["x:0"] / 2 + offset).astype(np.float32),
+        **arguments,
+    )
+
+
+class FakeModelLoader:
+    """Loads the models it is given, one after another, and notes every call."""
+
+    def __init__(self, *models: FakeModel) -> None:
+        self.calls: list[str] = []
+        self._models = list(models)
+
+    def estimate_resources(self) -> int:
+        return 7
+
+    def load(self) -> None:
+        self.calls.append("load")
+
+    def unload(self) -> None:
+        self.calls.append("unload")
+        self._models.append(self._models.pop(0))
+
+    def servable(self) -> FakeModel:
+        return self._models[0]
+
+
+async def answer_of(answer: HttpAnswer) -> HttpResponse:
+    """What a handler answers, whether at once or after a while."""
+    return answer if isinstance(answer, HttpResponse) else await answer

@@ -18,14 +18,22 @@ from google.protobuf.message import Message
 from fuzz.engine import Target, with_words
 from salver.errors import ServingError
 from salver.model_server.model_config import model_configs
+from salver.model_server.platform_config import ANY_TYPES
 from salver.model_server.text_proto import read_text_proto
-from salver.protos import config_pb2
+from salver.protos import config_pb2, session_config_pb2
 
-FILES = ("model_server/text_proto.py", "model_server/model_config.py", "protobuf/text_format.py")
+FILES = (
+    "model_server/text_proto.py",
+    "model_server/text_parser.py",
+    "model_server/model_config.py",
+)
 KINDS: tuple[type[Message], ...] = (
     config_pb2.ModelServerConfig,
     config_pb2.MonitoringConfig,
     config_pb2.SSLConfig,
+    config_pb2.BatchingParameters,
+    config_pb2.PlatformConfigMap,
+    session_config_pb2.ConfigProto,
 )
 
 WORDS = (
@@ -36,6 +44,9 @@ WORDS = (
     *(b"model_version_policy { latest { num_versions: 2 } }", b"num_versions: 4294967296"),
     *(b'version_labels { key: "a" value: 1 }', b"logging_config {}", b"custom_model_config {}"),
     *(b"prometheus_config { enable: true path: '/p' }", b"client_verify: true", b'server_key: "k"'),
+    *(b"platform_configs { key: 'tensorflow' value { source_adapter_config {", b"legacy_config {"),
+    *(b"[type.googleapis.com/tensorflow.serving.SavedModelBundleSourceAdapterConfig] {",),
+    *(b"max_batch_size { value: 8 }", b"allowed_batch_sizes: [2, 8]", b"gpu_options {", b"1.5f"),
     *(b"[type.googleapis.com/google.protobuf.Any] {}", b"# comment\n", b'"\\x41\\101\\u00e4\\n"'),
     *(
         b"'a' 'b'",
@@ -61,7 +72,7 @@ def run(data: bytes) -> None:
     path.write_bytes(data)
     for kind in KINDS:
         try:
-            message = read_text_proto(str(path), kind())
+            message = read_text_proto(str(path), kind(), any_types=ANY_TYPES)
             if isinstance(message, config_pb2.ModelServerConfig):
                 model_configs(message)
         except ServingError:

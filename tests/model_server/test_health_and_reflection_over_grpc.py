@@ -38,7 +38,7 @@ class Server:
         self.readiness = Readiness(FakeModels("m"), loop)
         health = Health(self.readiness).methods()
         methods = {**health, **Reflection(health).methods()}
-        handler = HealthEndpoints(self.readiness, self._not_found).handle
+        handler = HealthEndpoints(self.readiness, self._not_found).answer
         self.listener = Listener(methods, handler, loop=loop)
         bound = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{bound.getsockname()[1]}"

@@ -72,9 +72,15 @@ def test_only_the_rows_with_two_defaults_differ_between_the_faces():
         "open_ports_before_load": True,
         "start_despite_failed_models": True,
         "independent_models": True,
+        "model_config_file_poll_wait_seconds": 1,
+        "model_config_file_prevails": False,
+        "labels_follow_loads": True,
+        "reload_wait_seconds": 60.0,
+        "list_models": True,
         "max_num_load_retries": 0,
         "retry_failed_loads": True,
         "drain_grace_seconds": 30.0,
+        "check_golden_requests": True,
         "health_endpoints": True,
     }
 

@@ -13,17 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import answer_of
 from salver.apis.requests import ModelSpec, VersionStatus
 from salver.core.servable_id import ServableId
+from salver.core.serving_map import Asleep
 from salver.dtypes import DType
 from salver.errors import Code, DeadlineExceeded, InvalidArgument, NotFound, error_for
 from salver.metrics import Metrics
+from salver.model_server.on_demand import OnDemand
 from salver.model_server.placement import Placement
 from salver.model_server.rest_api import RestApi, Route, Target, Verb, parse_target, route_of
 from salver.model_server.thread_time import ThreadTime
 from salver.servables.servable import PreparedRun
 from salver.signature import CLASSIFY_METHOD, REGRESS_METHOD, Signature, TensorInfo
-from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
+from salver.wire.http1_messages import (
+    MAX_UNPACKED_BODY_BYTES,
+    HttpRequest,
+    HttpResponse,
+    error_page,
+)
 
 X = {"x": TensorInfo("x:0", DType.FLOAT, (-1,))}
 INPUTS = {"inputs": TensorInfo("examples:0", DType.STRING, (-1,))}
@@ -121,8 +129,8 @@ class InlineExecutor(Executor):
 class Door:
     """A RestApi and everything around it."""
 
-    def __init__(self, **options) -> None:
-        self.core = FakeCore()
+    def __init__(self, core: FakeCore | None = None, **options) -> None:
+        self.core = core or FakeCore()
         self.metrics = Metrics()
         self.executor = InlineExecutor()
         placement = Placement(
@@ -132,7 +140,7 @@ class Door:
 
     def ask(self, method: str, target: str, body: bytes = b"", **headers: str) -> HttpResponse:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return asyncio.run(self.api.handle(HttpRequest(method, target, named, body)))
+        return asyncio.run(answer_of(self.api.answer(HttpRequest(method, target, named, body))))
 
 
 @pytest.fixture
@@ -410,6 +418,20 @@ def test_gzip_body_is_unpacked(door: Door):
     assert response.body == PREDICTIONS
 
 
+def test_body_that_unpacks_too_far_is_told_of_once_a_while(
+    door: Door, caplog: pytest.LogCaptureFixture
+):
+    """Each request is refused; the log, which clients shall not fill, has one line for them."""
+    bomb = gzip.compress(bytes(MAX_UNPACKED_BODY_BYTES + 1), 1)
+
+    statuses = [door.ask("POST", PREDICT, bomb, content_encoding="gzip").status for _ in range(3)]
+
+    assert statuses == [400] * 3
+    told = [each for each in caplog.messages if "unpacks to more than" in each]
+    assert len(told) == 1
+    assert f"refused: The gzip body of {len(bomb)} bytes unpacks" in told[0]
+
+
 def test_packed_bodies_never_run_on_the_loop(door: Door):
     """The size of a packed body says nothing of the work in it, however quick the last one was."""
     for _ in range(3):
@@ -525,7 +547,9 @@ def test_request_nobody_waits_for_counts_as_cancelled(door: Door):
 
     async def give_up() -> None:
         door.executor.submit = lambda *_: Future()
-        asking = asyncio.ensure_future(door.api.handle(HttpRequest("POST", PREDICT, {}, INSTANCES)))
+        asking = asyncio.ensure_future(
+            answer_of(door.api.answer(HttpRequest("POST", PREDICT, {}, INSTANCES)))
+        )
         asyncio.get_running_loop().call_soon(asking.cancel)
         await asking
 
@@ -586,3 +610,64 @@ def test_unreadable_path_says_why():
 
     assert route.verb is Verb.UNREADABLE
     assert route.complaint == "Failed to convert version: 99999999999999999999 to numeric."
+
+
+class SleepingCore(FakeCore):
+    """Its model is out of memory until it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_awake = False
+        self.demands: list[ServableId] = []
+
+    @contextmanager
+    def handle(self, spec: ModelSpec) -> Iterator[FakeHandle]:
+        if not self.is_awake:
+            raise Asleep("it sleeps", ServableId("half_plus_two", 123))
+        with super().handle(spec) as handle:
+            yield handle
+
+    def demand(self, servable_id: ServableId) -> Future[None]:
+        self.demands.append(servable_id)
+        self.is_awake = True
+        coming: Future[None] = Future()
+        coming.set_result(None)
+        return coming
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "body"),
+    [("POST", PREDICT, INSTANCES), ("GET", "/v1/models/half_plus_two/metadata", b"")],
+)
+def test_a_model_that_sleeps_is_woken_for_a_request(method: str, target: str, body: bytes):
+    """The answer is as if it had never slept, and counts once."""
+    core = SleepingCore()
+    door = Door(core, on_demand=OnDemand(core.demand))
+
+    response = door.ask(method, target, body)
+
+    assert response.status == 200
+    assert core.demands == [ServableId("half_plus_two", 123)]
+    assert door.metrics.request_count.values() == {("half_plus_two", "OK"): 1}
+
+
+def test_a_known_request_wakes_its_model_as_well():
+    """The short way leaves a sleeping model to the long one, and counts nothing."""
+    core = SleepingCore()
+    door = Door(core, on_demand=OnDemand(core.demand))
+    for _ in range(5):
+        door.ask("POST", PREDICT, INSTANCES)
+    core.is_awake = False
+
+    response = door.ask("POST", PREDICT, INSTANCES)
+
+    assert (response.status, response.body) == (200, PREDICTIONS)
+    assert len(core.demands) == 2
+    assert door.metrics.request_count.values() == {("half_plus_two", "OK"): 6}
+
+
+def test_without_waking_a_sleeping_model_is_not_found():
+    """As any model that is not loaded."""
+    response = Door(SleepingCore()).ask("POST", PREDICT, INSTANCES)
+
+    assert response.status == 404

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from fakes import FakeModels
+from fakes import FakeModels, answer_of
 from salver.model_server.readiness import Readiness
 from salver.model_server.rest_health import HealthEndpoints
 from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
@@ -23,7 +23,9 @@ class House:
         self._endpoints = HealthEndpoints(self.readiness, self._not_found)
 
     def get(self, target: str, method: str = "GET") -> HttpResponse:
-        return self.loop.run_until_complete(self._endpoints.handle(HttpRequest(method, target)))
+        return self.loop.run_until_complete(
+            answer_of(self._endpoints.answer(HttpRequest(method, target)))
+        )
 
     async def _not_found(self, request: HttpRequest) -> HttpResponse:
         return error_page(404)

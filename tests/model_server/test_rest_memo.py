@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes import answer_of
 from salver.apis.requests import ModelSpec, VersionStatus
 from salver.core.servable_id import ServableId
 from salver.core.serving_map import ServableHandle, ServingMap
@@ -129,7 +130,7 @@ class Door:
 
     def ask(self, body: bytes, target: str = PREDICT, **headers: str) -> HttpResponse:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return asyncio.run(self.api.handle(HttpRequest("POST", target, named, body)))
+        return asyncio.run(answer_of(self.api.answer(HttpRequest("POST", target, named, body))))
 
     def ask_the_long_way(self, body: bytes, target: str = PREDICT) -> HttpResponse:
         """The coding of a packed body keeps it from the short way; this one packs nothing."""

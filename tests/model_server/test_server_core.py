@@ -11,6 +11,7 @@ from salver.apis.requests import ModelSpec
 from salver.core.event_bus import EventBus
 from salver.core.manager import AspiredVersionsManager
 from salver.core.retries import LoadRetries
+from salver.core.servable_id import ServableId
 from salver.core.state_monitor import ServableStateMonitor
 from salver.errors import (
     Code,
@@ -42,7 +43,7 @@ class Core(ServerCore):
         )
         self._failing = failing
 
-    def _loader(self, path: str) -> FakeLoader:
+    def _loader(self, _id: ServableId, path: str) -> FakeLoader:
         fails = bool(self._failing) and self._failing in path
         errors = [ResourceExhausted("no room")] * 100 if fails else []
         return FakeLoader(path, load_errors=errors)

@@ -104,7 +104,7 @@ WHY = {
     "CONTINUATION": "a header block without end",
     "empty CONTINUATION": "a header block without end",
 }
-"""What the log says of a flood; of the others, that they bring nothing."""
+"""What the log says of a flood; of the others, that they bring nothing, and their kind."""
 
 
 class Peer:
@@ -238,7 +238,8 @@ def test_flood_is_sent_away(name: str, caplog: pytest.LogCaptureFixture):
         beside.ask()
         peer.hear()
 
-    why = WHY.get(name, "many frames that bring nothing")
+    kind = name.removeprefix("empty ")
+    why = WHY.get(name, f"many frames that bring nothing: {kind}")
     assert peer.codes[-1] == (GOAWAY, CALM)
     assert caplog.messages == [
         f"The client at 127.0.0.1 was sent away: {why} (HTTP/2, ENHANCE_YOUR_CALM)"
@@ -265,12 +266,12 @@ def test_what_is_no_request_is_refused(words: bytes, status: int, caplog: pytest
 
 
 def test_headers_that_unpack_to_too_much_are_refused():
-    """One large entry and thousands of references to it cost their call; the table stays."""
+    """One large entry and some references to it cost their call; the table stays."""
     entry = b"\x40\x01a" + b"\x7f\xa1\x1e" + b"x" * 4000  # 127 + 3873 octets
-    entered, bomb = ASKED + entry, ASKED + b"\xbe" * 15_000
+    entered, bomb = ASKED + entry, ASKED + b"\xbe" * 30
     with attacked() as (server, _), Peer(server.port) as peer:
         peer.send(HELLO, frame(HEADERS, END_HEADERS | END_STREAM, 1, entered))
-        peer.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, bomb[: 1 << 14]))
+        peer.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, bomb))
         peer.send(frame(HEADERS, END_HEADERS, 5, ASKED + b"\xbe"))
         peer.send(frame(DATA, END_STREAM, 5, b"\0" + number(4) + b"last"))
         peer.hear(until=lambda peer: b"last" in peer.received)
@@ -278,6 +279,19 @@ def test_headers_that_unpack_to_too_much_are_refused():
     statuses = [each for each in frames_of(peer.received) if b"grpc-status\x018" in each.payload]
     assert [each.stream_id for each in statuses] == [3]  # RESOURCE_EXHAUSTED
     assert GOAWAY not in dict(peer.codes)
+
+
+def test_bomb_of_headers_is_sent_away(caplog: pytest.LogCaptureFixture):
+    """What stands for many times the limit ends its connection; others notice nothing."""
+    entry = b"\x40\x01a" + b"\x7f\xa1\x1e" + b"x" * 4000
+    with attacked() as (server, beside), Peer(server.port) as peer:
+        peer.send(HELLO, frame(HEADERS, END_HEADERS | END_STREAM, 1, ASKED + entry))
+        peer.send(frame(HEADERS, END_HEADERS | END_STREAM, 3, ASKED + b"\xbe" * 15_000))
+        beside.ask()
+        peer.hear()
+
+    assert peer.codes[-1] == (GOAWAY, CALM)
+    assert "headers of many times what is allowed" in caplog.text
 
 
 def test_address_that_keeps_coming_back_is_made_to_wait(caplog: pytest.LogCaptureFixture):

@@ -14,6 +14,7 @@ from salver.wire.hpack import (
     HpackDecoder,
     HpackEncoder,
     HpackError,
+    TooManyHeadersError,
 )
 from salver.wire.huffman import Huffman
 
@@ -265,11 +266,27 @@ def test_small_block_with_huge_meaning_is_not_unpacked():
     """A large entry that is referred to again and again is kept as often as the limit allows."""
     subject = decoder()
     subject.decode(b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000)
-    bomb = subject.decode(b"\xbe" * 16_000)
+    bomb = subject.decode(b"\xbe" * 60)
 
     assert bomb.is_too_large
     assert bomb.headers == ((b"a", b"x" * 4000),) * 16  # of 4,033 octets each, in 64 KiB
     assert subject.decode(b"\xbe").headers == ((b"a", b"x" * 4000),)
+
+
+def test_block_of_many_times_the_limit_is_not_decoded_on():
+    """What comes after four times the limit is not even looked at: here it would be an error."""
+    subject = decoder()
+    subject.decode(b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000)
+
+    with pytest.raises(TooManyHeadersError):
+        subject.decode(b"\xbe" * 1000 + b"\x80")
+
+
+def test_long_block_within_the_limit_is_decoded_whole():
+    """However many octets it has: they are headers, not references to large ones."""
+    block = b"\x00\x01a\x7f\x81\x07" + b"x" * 1024
+
+    assert len(decoder().decode(block * 40).headers) == 40
 
 
 @pytest.mark.parametrize(("size", "is_too_large"), [(100, False), (101, True)])

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from fakes import FakeClock, FakeTransport, SteppedLoop
 from running_listener import LOOPS, running
-from salver.wire.http1 import Handler, Http1Server, Patience
-from salver.wire.http1_messages import HttpRequest, HttpResponse, Limits
+from salver.wire.http1 import Http1Server, Patience
+from salver.wire.http1_messages import HttpHandler, HttpRequest, HttpResponse, Limits
 from salver.wire.progress import LEAST_BYTES_PER_S
 from salver.wire.turns import TURN_S, Turns
 
@@ -117,7 +117,7 @@ def gate(loop: SteppedLoop) -> Gate:
 
 def make_server(
     loop: asyncio.AbstractEventLoop,
-    handler: Handler = echo,
+    handler: HttpHandler = echo,
     limits: Limits | None = None,
     turns: Turns | None = None,
 ) -> Http1Server:
@@ -139,6 +139,61 @@ def test_answer_that_is_ready_is_sent_without_a_task(loop: SteppedLoop):
 
     assert peer.received == answer(b"/1")
     assert not peer.transport.is_closed
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_handler_may_be_a_plain_function(loop: SteppedLoop, times: int):
+    """Its response is sent at once, for a head that is new and for one that is known."""
+    peer = Peer(make_server(loop, lambda request: HttpResponse(200, request.body, "text/plain")))
+    for each in range(times):
+        peer.send(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n%04d" % each)
+
+    assert peer.received == b"".join(answer(b"%04d" % each) for each in range(times))
+
+
+def test_plain_function_that_fails_costs_its_request_only(loop: SteppedLoop):
+    """500, and the next request is answered."""
+
+    def handler(request: HttpRequest) -> HttpResponse:
+        if request.target == "/1":
+            raise LookupError(request.target)
+        return HttpResponse(200, b"fine", "text/plain")
+
+    peer = Peer(make_server(loop, handler)).send(GET % 1, GET % 2)
+
+    assert peer.received.startswith(b"HTTP/1.1 500 ")
+    assert peer.received.endswith(answer(b"fine"))
+
+
+def test_known_head_keeps_to_what_the_connection_is_at(loop: SteppedLoop, gate: Gate):
+    """A request like those before waits while another one is at work, as any other would."""
+    server = make_server(loop, gate)
+    for _ in range(3):
+        Peer(server).send(GET % 1)
+        gate.open("/1")
+        loop.step()
+    peer = Peer(server).send(GET % 2, GET % 1)
+    started_first = list(gate.waiting)
+    gate.open("/2")
+    loop.step()
+    gate.open("/1")
+    loop.step()
+
+    assert started_first == ["/2"]
+    assert peer.received == answer(b"/2") + answer(b"/1")
+
+
+def test_every_request_with_a_known_head_renews_the_patience(loop: SteppedLoop):
+    """A connection that is asked again and again is not idle."""
+    peer = Peer(make_server(loop))
+    for _ in range(5):
+        peer.send(GET % 1)
+        loop.advance(PATIENCE.idle_s - 1)
+    still_open = not peer.transport.is_closed
+    loop.advance(2)
+
+    assert still_open
+    assert peer.transport.is_closed
 
 
 def test_handler_that_waits_answers_later(loop: SteppedLoop, gate: Gate):
@@ -606,7 +661,7 @@ async def echo_from_a_thread(request: HttpRequest) -> HttpResponse:
 @LOOPS
 @pytest.mark.parametrize("handler", [echo, echo_from_a_thread])
 def test_real_client_is_answered_on_one_connection(
-    new_loop: Callable[[], object], handler: Handler
+    new_loop: Callable[[], object], handler: HttpHandler
 ):
     """Small and large bodies, fixed and chunked, go there and back over one kept connection."""
     large = bytes(range(256)) * 20_000

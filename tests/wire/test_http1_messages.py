@@ -12,19 +12,23 @@ from hypothesis import strategies as st
 
 from salver.errors import InvalidArgument
 from salver.wire.http1_messages import (
+    MAX_KNOWN_HEADS,
     DateStamp,
     HttpRequest,
     HttpResponse,
+    KnownHeads,
     Limits,
     Received,
     Refusal,
     RequestReader,
+    ResponseEncoder,
     Stage,
-    encode_response,
     error_page,
     reason_phrase,
     unpacked_body,
 )
+
+ENCODER = ResponseEncoder(DateStamp(lambda: 0.0))
 
 PIPELINE = (
     b"GET /one HTTP/1.1\r\nHost: a\r\nX-Two: 1\r\nX-Two: 2\r\n\r\n"
@@ -249,13 +253,114 @@ def test_gzip_bomb_is_refused_before_it_goes_off():
         unpacked_body(gzipped(bomb), max_bytes=1000)
 
 
+POST = b"POST /%b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n"
+HEADS = (
+    POST % (b"one", 5),
+    POST % (b"two", 0),
+    POST % (b"tri", 3),
+    b"\r\n" + POST % (b"one", 5),
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n",
+    b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"POST / HTTP/1.1\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+    b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST / HTTP/1.1\nContent-Length: 3\n\n\r\n\r\n",
+    b"POST / HTTP/1.1\r\nContent-Length: 6\r\n\n\r\n\r\n",
+    b"\r\n\r\n",
+    b"GET /",
+    b"hello",
+    b"0\r\n\r\n",
+    b"\r\n\r",
+)
+
+
+def heard(pieces: list[bytes], heads: KnownHeads) -> list[object]:
+    """What a connection reads, piece by piece, and what it waits for in between."""
+    reader = RequestReader(Limits(), heads)
+    found: list[object] = []
+    for piece in pieces:
+        received = reader.whole_request(piece)
+        if received is None:
+            reader.feed(piece)
+            found += list(iter(reader.next_arrival, None))
+        else:
+            found.append(received)
+        found.append((reader.stage, reader.begun, reader.held_bytes, reader.awaits_continue))
+    return found
+
+
+@given(
+    lessons=st.lists(st.lists(st.sampled_from(HEADS), max_size=3).map(b"".join), max_size=6),
+    said=st.lists(st.lists(st.sampled_from(HEADS), max_size=3).map(b"".join), max_size=6),
+)
+def test_known_head_makes_no_difference(lessons: list[bytes], said: list[bytes]):
+    """Whatever was learnt from others, and however often, the same octets are the same requests."""
+    heads = KnownHeads()
+    for _ in range(3):
+        for each in [*lessons, *said]:
+            if each:
+                heard([each], heads)
+    pieces = [each for each in said if each]
+
+    assert heard(pieces, heads) == heard(pieces, KnownHeads())
+
+
+def test_head_seen_twice_is_known():
+    """The third request of its kind comes without the parser, with a body of its own."""
+    heads = KnownHeads()
+    reader = RequestReader(Limits(), heads)
+    for body in (b"first", b"again"):
+        reader.feed(HEADS[0] + body)
+    received = RequestReader(Limits(), heads).whole_request(HEADS[0] + b"third")
+
+    assert received is not None
+    assert received.request == HttpRequest(
+        "POST", "/one", {"host": "a", "content-length": "5"}, b"third"
+    )
+    assert RequestReader(Limits(), heads).whole_request(HEADS[0] + b"thi") is None
+
+
+def test_known_head_may_come_before_its_body():
+    """Many clients send the two apart, and are known as well."""
+    reader = RequestReader(Limits())
+    bodies = [b"first", b"again", b"third", b"other"]
+    for body in bodies:
+        reader.feed(HEADS[0])
+        reader.feed(body)
+
+    assert targets_and_bodies(list(iter(reader.next_arrival, None))) == [
+        ("/one", body) for body in bodies
+    ]
+    assert (reader.stage, reader.begun) == (Stage.BETWEEN, 4)
+
+
+def test_known_heads_are_bounded():
+    """A client with many heads makes nobody remember them all."""
+    heads = KnownHeads()
+    many = [b"GET /%d HTTP/1.1\r\n\r\n" % number for number in range(3 * MAX_KNOWN_HEADS)]
+    for each in many:
+        heard([each, each], heads)
+
+    assert sum(heads.find(each)[0] is not None for each in many) <= MAX_KNOWN_HEADS
+
+
+def test_head_that_comes_once_is_not_remembered():
+    """One with a number of its request pushes out nobody else's."""
+    heads = KnownHeads()
+    heard([HEADS[0] + b"first", HEADS[0] + b"again"], heads)
+    heard([b"GET /%d HTTP/1.1\r\n\r\n" % number for number in range(2 * MAX_KNOWN_HEADS)], heads)
+
+    assert heads.find(HEADS[0])[0] is not None
+
+
 def test_response_has_its_length_and_date():
     """The head says what comes and when it was sent."""
     response = HttpResponse(200, b"{}", "application/json", (("X-A", "1"),))
 
-    assert b"".join(encode_response(response, date="now")) == (
+    assert b"".join(ENCODER.encode(response)) == (
         b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nX-A: 1\r\n"
-        b"Date: now\r\nContent-Length: 2\r\n\r\n{}"
+        b"Date: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\n{}"
     )
 
 
@@ -272,19 +377,21 @@ def test_connection_header_says_only_what_is_not_the_default(
     keep_alive: bool, minor_version: int, line: bytes
 ):
     """Each version has its own default; the status line is in the peer's version."""
-    (sent,) = encode_response(
-        HttpResponse(200), date="now", keep_alive=keep_alive, minor_version=minor_version
-    )
+    (sent,) = ENCODER.encode(HttpResponse(200), keep_alive=keep_alive, minor_version=minor_version)
 
-    assert sent == b"HTTP/1.%d 200 OK\r\n%bDate: now\r\nContent-Length: 0\r\n\r\n" % (
-        minor_version,
-        line,
+    assert (
+        sent
+        == b"HTTP/1.%d 200 OK\r\n%bDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 0\r\n\r\n"
+        % (
+            minor_version,
+            line,
+        )
     )
 
 
 def test_answer_to_head_has_the_length_but_no_body():
     """HEAD is GET without the body."""
-    sent = b"".join(encode_response(HttpResponse(200, b"body"), date="now", to_method="HEAD"))
+    sent = b"".join(ENCODER.encode(HttpResponse(200, b"body"), to_method="HEAD"))
 
     assert sent.endswith(b"Content-Length: 4\r\n\r\n")
 
@@ -293,7 +400,21 @@ def test_large_body_is_not_copied():
     """A body too large to copy leaves as the very object it came as."""
     body = bytes(10**6)
 
-    assert encode_response(HttpResponse(200, body), date="now")[1] is body
+    assert ENCODER.encode(HttpResponse(200, body))[1] is body
+
+
+def test_response_like_one_before_differs_where_it_should():
+    """What is remembered of a response is neither its hour nor its body."""
+    now = [0.0]
+    encoder = ResponseEncoder(DateStamp(lambda: now[0]))
+    (first,) = encoder.encode(HttpResponse(200, b"one", "text/plain"))
+    now[0] = 1.0
+    (second,) = encoder.encode(HttpResponse(200, b"three", "text/plain"))
+    (third,) = encoder.encode(HttpResponse(404, b"three", "text/plain"), minor_version=0)
+
+    assert b"00:00:00 GMT\r\nContent-Length: 3\r\n\r\none" in first
+    assert b"00:00:01 GMT\r\nContent-Length: 5\r\n\r\nthree" in second
+    assert third.startswith(b"HTTP/1.0 404 Not Found\r\nContent-Type: text/plain\r\n")
 
 
 def test_error_page_is_the_one_clients_know():
@@ -317,15 +438,25 @@ def test_reason_phrases_are_the_librarys(status: int, reason: str):
     assert reason_phrase(status) == reason
 
 
+def test_date_follows_a_clock_that_is_put_back():
+    """The hour of an answer is the one it is, not the latest there was."""
+    now = [784111777.0]
+    date = DateStamp(lambda: now[0])
+    date.octets()
+    now[0] -= 3600
+
+    assert date.octets() == b"Sun, 06 Nov 1994 07:49:37 GMT"
+
+
 def test_date_is_written_once_a_second():
     """Within one second the same text is given; the next second has its own."""
     now = [784111777.0]
     date = DateStamp(lambda: now[0])
 
-    first = date.text()
+    first = date.octets()
     now[0] += 0.9
-    same = date.text()
+    same = date.octets()
     now[0] += 0.2
-    assert first == "Sun, 06 Nov 1994 08:49:37 GMT"
+    assert first == b"Sun, 06 Nov 1994 08:49:37 GMT"
     assert same is first
-    assert date.text() == "Sun, 06 Nov 1994 08:49:38 GMT"
+    assert date.octets() == b"Sun, 06 Nov 1994 08:49:38 GMT"

@@ -426,6 +426,17 @@ def test_what_asks_for_work_comes_in_small_pieces():
     assert client.server.bytes_at_once(client.call(1) * 1000, 4096) < 4096 + len(client.call(1))
 
 
+def test_preface_is_no_frame():
+    """Where the first frame begins is known, so a large body right behind it comes in one piece."""
+    server = Http2Connection(HUFFMAN)
+    client = HandMade()
+    hello = PREFACE + frame(SETTINGS, 0, 0) + client.headers(1)
+    body = large_frames(1, [16_384] * 3, ended=False)
+    waiting = hello + body + client.window(0, 1) * 10_000
+
+    assert server.bytes_at_once(waiting, len(hello)) == len(hello + body)
+
+
 # What is held of frames that are not whole.
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from email.utils import parsedate_to_datetime
 
 import pytest
 from hpack import Decoder
 
 from fakes import SteppedLoop
 from http2_peer import CALL, HandMade
-from salver.wire.calls import Methods, Streaming, Unary
-from salver.wire.exchanges import Exchange, ExchangeLimits, exchange_for
+from salver.wire.calls import Method, Methods, Streaming, Unary
+from salver.wire.exchanges import (
+    STREAMED_MESSAGE_BYTES,
+    Exchange,
+    ExchangeLimits,
+    exchange_for,
+)
 from salver.wire.grpc import UNPACKED_AT_ONCE_BYTES, framed, framed_compressed
-from salver.wire.http1_messages import HttpRequest, HttpResponse
+from salver.wire.http1_messages import DateStamp, HttpHandler, HttpRequest, HttpResponse
 from salver.wire.http2 import DataReceived, Http2Limits, RequestReceived
 from salver.wire.http2_frames import DATA, END_HEADERS, END_STREAM, HEADERS, frame
 
@@ -28,15 +32,24 @@ class FakeServer:
     """A connection and its exchanges, with so many bytes of room for unfinished requests."""
 
     def __init__(
-        self, loop: SteppedLoop, methods: Methods, *, room: int = 1 << 30, header_bytes: int = 4000
+        self,
+        loop: SteppedLoop,
+        methods: Methods,
+        *,
+        room: int = 1 << 30,
+        header_bytes: int = 4000,
+        handler: HttpHandler | None = None,
     ) -> None:
         self.loop: asyncio.AbstractEventLoop = loop
+        self.date = DateStamp(lambda: 784111777.0)
+        self.refusals: list[str] = []
         self.client = HandMade(Http2Limits(header_list_bytes=header_bytes))
         self.connection = self.client.server
         self.exchanges: dict[int, Exchange] = {}
         self.room = room
         self.held = 0
         self._methods = methods
+        self._handler = handler or page
         self._decoder = Decoder()
         self._heard = b""
 
@@ -49,6 +62,9 @@ class FakeServer:
     def hold(self, more_bytes: int) -> bool:
         self.held += more_bytes
         return self.held <= self.room
+
+    def refused_to_unpack(self, reason: str) -> None:
+        self.refusals.append(reason)
 
     def hear(self, *frames: bytes) -> None:
         for event in self.client.say(*frames):
@@ -74,7 +90,7 @@ class FakeServer:
     def _begin(self, event: RequestReceived) -> None:
         limits = ExchangeLimits(message_bytes=1 << 24, body_bytes=10_000)
         exchange = exchange_for(
-            self, event.stream_id, event.head, event.timeout, self._methods, page, limits
+            self, event.stream_id, event.head, event.timeout, self._methods, self._handler, limits
         )
         if self.connection.is_open(event.stream_id):
             self.exchanges[event.stream_id] = exchange
@@ -113,7 +129,30 @@ def test_plain_answer_says_when_it_was_made(loop: SteppedLoop):
     headers, sent = server.answers()[1]
 
     assert (headers[b":status"], sent) == (b"200", b"page")
-    assert parsedate_to_datetime(headers[b"date"].decode()).year > 2024
+    assert headers[b"date"] == b"Sun, 06 Nov 1994 08:49:37 GMT"
+
+
+def test_handler_that_need_not_wait_answers_at_once(loop: SteppedLoop):
+    """A plain function's response leaves before the loop has turned, and without a task."""
+    server = FakeServer(loop, METHODS, handler=lambda request: HttpResponse(200, request.body))
+    server.hear(server.client.headers(1, POST), body(1, b"hello"))
+
+    assert server.answers()[1][1] == b"hello"
+    assert server.exchanges == {}
+    assert server.held == 0
+
+
+def test_handler_that_fails_at_once_is_answered_for(loop: SteppedLoop):
+    """500, and the log says why."""
+
+    def fail(request: HttpRequest) -> HttpResponse:
+        raise LookupError(request.target)
+
+    server = FakeServer(loop, METHODS, handler=fail)
+    server.hear(server.client.headers(1, GET, END_HEADERS | END_STREAM))
+
+    assert server.answers()[1][0][b":status"] == b"500"
+    assert server.held == 0
 
 
 @pytest.mark.parametrize(
@@ -239,3 +278,34 @@ def test_request_of_a_streaming_call_is_small(loop: SteppedLoop):
 
     assert answers[1][0][b"grpc-status"] == answers[3][0][b"grpc-status"] == b"8"
     assert answers[5][1] == framed(b"name")
+
+
+@pytest.mark.parametrize(
+    ("method", "most"),
+    [(METHODS[PATH], 1 << 24), (Streaming(watch), STREAMED_MESSAGE_BYTES)],
+    ids=["unary", "streaming"],
+)
+def test_message_that_unpacks_too_far_is_told_of(loop: SteppedLoop, method: Method, most: int):
+    """Who runs the server hears of it with both sizes: it was a fault, or an attack."""
+    server = FakeServer(loop, {PATH: method})
+    packed = framed_compressed(bytes(most + 1), b"gzip")
+    server.hear(server.client.headers(1, GZIPPED), body(1, packed))
+    loop.step(400)
+
+    (reason,) = server.refusals
+    assert f"a message of {len(packed) - 5} bytes unpacks to more than" in reason
+
+
+def test_half_a_message_of_a_streaming_call_waits_for_the_peer(loop: SteppedLoop):
+    """Between messages a watch may be silent; within one it is the client's turn."""
+    server = FakeServer(loop, {PATH: Streaming(watch)})
+    message = framed(b"hello")
+    server.hear(server.client.headers(1))
+    waits = [server.exchanges[1].waits_for_peer]
+    for part in (message[:3], message[3:]):
+        server.hear(frame(DATA, 0, 1, part))
+        waits.append(server.exchanges[1].waits_for_peer)
+    server.exchanges[1].on_end()
+    loop.step()
+
+    assert waits == [False, True, False]

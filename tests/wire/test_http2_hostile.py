@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from http2_peer import CALL, END, OK, HandMade, number, setting
-from salver.wire.http2 import DataReceived, Http2Limits, RequestReceived
+from salver.wire.http2 import DataReceived, Http2Limits, RequestReceived, StreamEnded
 from salver.wire.http2_frames import (
     ACK,
     CONTINUATION,
@@ -47,6 +47,16 @@ NOTHINGS = {
 }
 
 
+KINDS = {
+    **{name: name.split()[0] for name in NOTHINGS},
+    "empty DATA": "DATA",
+    "late DATA": "DATA",
+    "late trailers": "HEADERS",
+    "late RST_STREAM": "RST_STREAM",
+    "extensions": "of an extension",
+}
+
+
 def with_streams(limits: Http2Limits = LIMITS) -> HandMade:
     """A connection with an open stream, one that is answered, and one that we have reset."""
     client = HandMade(limits)
@@ -69,6 +79,27 @@ def test_flood_of_nothing_ends_the_connection(name):
 
     assert client.server.close_code == CALM
     assert len(sent) < 100 * 20 + 100
+
+
+@pytest.mark.parametrize("name", NOTHINGS)
+def test_flood_is_named_by_its_kind_of_frame(name):
+    """Whoever reads the log learns what the client sent too much of."""
+    client = with_streams()
+    client.say(NOTHINGS[name] * MANY)
+
+    assert client.server.close_reason == f"many frames that bring nothing: {KINDS[name]}"
+
+
+def test_flood_of_broken_requests_is_named_by_what_is_wrong():
+    """No stream began, so they count as frames that bring nothing."""
+    client = HandMade(LIMITS)
+    for stream_id in range(1, MANY, 2):
+        client.say(client.headers(stream_id, [*CALL, (b"upgrade", b"h2c")]))
+
+    assert client.server.close_code == CALM
+    assert client.server.close_reason == (
+        "many frames that bring nothing: the header upgrade, which HTTP/2 does not have"
+    )
 
 
 @pytest.mark.parametrize("name", NOTHINGS)
@@ -182,15 +213,26 @@ def test_huge_frame_of_headers_is_refused_before_it_is_there():
 
 
 def test_header_bomb_ends_its_stream_and_leaves_nothing():
-    """A small block that stands for megabytes is counted without being unpacked."""
+    """A small block that stands for more than the limit is counted without being unpacked."""
+    client = HandMade()
+    entry = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000
+    client.say(frame(HEADERS, END_HEADERS, 1, entry))
+    events = client.say(frame(HEADERS, END_HEADERS, 3, b"\xbe" * 60))
+
+    assert events == []
+    assert client.reset_codes()[3] == CALM
+    assert not client.server.is_closed
+
+
+def test_header_bomb_of_many_times_the_limit_ends_the_connection():
+    """It is not decoded to its end, so nobody knows what the next block would mean."""
     client = HandMade()
     entry = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000
     client.say(frame(HEADERS, END_HEADERS, 1, entry))
     events = client.say(frame(HEADERS, END_HEADERS, 3, b"\xbe" * 60_000))
 
-    assert events == []
-    assert client.reset_codes()[3] == CALM
-    assert not client.server.is_closed
+    assert all(isinstance(each, StreamEnded) for each in events)
+    assert client.server.close_code == CALM
 
 
 def test_many_header_bombs_end_the_connection():
@@ -198,7 +240,7 @@ def test_many_header_bombs_end_the_connection():
     client = HandMade(LIMITS)
     client.say(frame(HEADERS, END_HEADERS, 1, b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000))
     for stream_id in range(3, 1000, 2):
-        client.say(frame(HEADERS, END_HEADERS, stream_id, b"\xbe" * 1000))
+        client.say(frame(HEADERS, END_HEADERS, stream_id, b"\xbe" * 60))
 
     assert client.server.close_code == CALM
 

@@ -27,6 +27,8 @@ from http2_peer import CALL, Frame, frames_of
 from running_listener import ECHO, ECHO_METHODS, LOOPS, echo, running
 from salver.wire.accepting import bind_tcp, bind_unix
 from salver.wire.calls import Unary
+from salver.wire.exchanges import ExchangeLimits
+from salver.wire.grpc import framed_compressed
 from salver.wire.http1_messages import HttpRequest, HttpResponse
 from salver.wire.http2_frames import (
     ACK,
@@ -168,9 +170,10 @@ class Client:
     def is_gone(self) -> bool:
         return self.line.is_gone
 
-    def block(self, path: str) -> bytes:
+    def block(self, path: str, *more: tuple[bytes, bytes]) -> bytes:
         """The headers of a gRPC call."""
         headers = [(name, path.encode() if name == b":path" else text) for name, text in CALL]
+        headers += more
         return self.encoder.encode(headers)
 
 
@@ -197,6 +200,8 @@ def make_listener(
     limits: ListenerLimits | None = None,
     jitter: float = 0.5,
     turn_clock: Callable[[], float] = lambda: 0.0,
+    exchange_limits: ExchangeLimits | None = None,
+    wall_clock: Callable[[], float] = lambda: 0.0,
 ) -> Listener:
     return Listener(
         ECHO_METHODS if gate is None else {ECHO: Unary(gate.call)},
@@ -204,7 +209,8 @@ def make_listener(
         loop=loop,
         patience=patience,
         limits=limits,
-        wall_clock=lambda: 0.0,
+        exchange_limits=exchange_limits,
+        wall_clock=wall_clock,
         jitter=lambda: jitter,
         turn_clock=turn_clock,
     )
@@ -524,6 +530,82 @@ def test_allowance_is_a_quarter_of_memory_unless_it_is_set(loop: SteppedLoop):
 
     assert listener.hold(allowed)
     assert not listener.hold(1)
+
+
+def test_frame_that_is_cut_off_counts_until_it_is_whole(loop: SteppedLoop):
+    """It is held as a body is, and given back with the rest of it or with the connection."""
+    listener = make_listener(loop)
+    first, second = (Client(listener).send(HELLO) for _ in range(2))
+    headers = frame(HEADERS, END_HEADERS | END_STREAM, 1, first.block(ECHO))
+    held = []
+    for client, said in ((first, headers[:20]), (second, headers[:12]), (first, headers[20:])):
+        client.send(said)
+        held.append(listener.statistics().held_bytes)
+    second.line.abort()
+    loop.step()
+
+    assert held == [20, 32, 12]
+    assert listener.statistics().held_bytes == 0
+
+
+def test_frame_without_room_ends_its_connection(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture
+):
+    """All together have an end there too; nothing is held then, and a few octets are no matter."""
+    listener = make_listener(loop, limits=ListenerLimits(held_bytes=4000))
+    begun = frame(HEADERS, END_HEADERS, 1, bytes(9000))
+    first, second, third = (Client(listener).send(HELLO) for _ in range(3))
+    first.send(begun[:3000])
+    third.send(begun[:900])
+    second.send(begun[:3000])
+    codes = [
+        int.from_bytes(each.payload[4:8], "big") for each in second.frames if each.kind == GOAWAY
+    ]
+    loop.step()
+
+    assert codes == [ErrorCode.ENHANCE_YOUR_CALM]
+    assert (first.is_gone, second.is_gone, third.is_gone) == (False, True, False)
+    assert listener.statistics().held_bytes == 3900
+    assert len(caplog.messages) == 1
+    assert "Unfinished requests hold" in caplog.messages[0]
+
+
+def test_message_that_unpacks_too_far_is_one_line(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture
+):
+    """However many of them a client sends."""
+    listener = make_listener(loop, exchange_limits=ExchangeLimits(message_bytes=1000))
+    client = Client(listener).send(HELLO)
+    block = client.block(ECHO, (b"grpc-encoding", b"gzip"))
+    packed = framed_compressed(bytes(1001), b"gzip")
+    for stream_id in (1, 3, 5):
+        client.send(frame(HEADERS, END_HEADERS, stream_id, block))
+        client.send(frame(DATA, END_STREAM, stream_id, packed))
+
+    why = f"a message of {len(packed) - 5} bytes unpacks to more than 1000 bytes"
+    assert caplog.messages == [f"A call of the client at a UNIX socket was refused: {why}"]
+
+
+def test_both_protocols_have_one_date(loop: SteppedLoop):
+    """The hour is written once a second, whoever is answered."""
+    asked = 0
+
+    def now_s() -> float:
+        nonlocal asked
+        asked += 1
+        return 784111777.0
+
+    listener = make_listener(loop, wall_clock=now_s)
+    http1, http2 = Client(listener).send(GET), Client(listener).send(HELLO)
+    block = http2.encoder.encode(
+        [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"me")]
+    )
+    http2.send(frame(HEADERS, END_HEADERS | END_STREAM, 1, block))
+    loop.step()
+
+    assert b"Date: Sun, 06 Nov 1994 08:49:37 GMT" in http1.received
+    assert b"Sun, 06 Nov 1994 08:49:37 GMT" in http2.received
+    assert asked == 2
 
 
 def test_allowance_that_is_used_up_is_one_line(loop: SteppedLoop, caplog: pytest.LogCaptureFixture):

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Final
 
 import salver
-from salver.cli import options, serve
+from salver.cli import check, options, serve
 from salver.cli.console import leave, say
 from salver.cli.help import HELP
 from salver.cli.logs import set_up_logging
@@ -18,7 +18,7 @@ from salver.cli.versions import SPEAKS_AS, tensorflow_version
 
 MISUSED: Final = 2
 
-COMMANDS: Final = ("serve", "options", "version", "help")
+COMMANDS: Final = ("serve", "check", "options", "version", "help")
 
 
 def main() -> int:
@@ -32,6 +32,8 @@ def run(argv: Sequence[str], *, environ: Mapping[str, str], serve_models: Serve)
     command, *words = argv[1:] or ["help"]
     if command == "serve":
         return serve.run(words, environ=environ, serve=serve_models)
+    if command == "check":
+        return check.run(words)
     if command == "options":
         return options.run(words)
     if command in ("version", "--version", "-V"):

@@ -16,8 +16,7 @@ from salver.model_server.options import Options
 from salver.model_server.ssl_config import TlsFile
 from salver.wire.accepting import bind_tcp, bind_unix
 from salver.wire.calls import Methods
-from salver.wire.exchanges import HttpHandler
-from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
+from salver.wire.http1_messages import HttpHandler, HttpRequest, HttpResponse, error_page
 from salver.wire.listener import ContextSource, Listener
 
 logger = logging.getLogger(__name__)

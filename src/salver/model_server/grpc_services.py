@@ -65,8 +65,11 @@ class GrpcServices:
         *,
         as_content: bool = False,
         check_method_name: bool = False,
+        reload: Callable[[bytes, float | None], Answer] | None = None,
     ) -> None:
+        """``reload`` answers HandleReloadConfigRequest, which is not offered without it."""
         self._core = core
+        self._reload = reload
         self._metrics = metrics
         self._recorders = CallRecorders(metrics, "GRPC")
         self._placement = placement
@@ -76,7 +79,7 @@ class GrpcServices:
 
     def methods(self) -> Methods:
         """Every method by its path."""
-        return {
+        methods = {
             PREDICTION_SERVICE + "Predict": Unary(self.predict),
             PREDICTION_SERVICE + "Classify": Unary(self.classify),
             PREDICTION_SERVICE + "Regress": Unary(self.regress),
@@ -84,6 +87,9 @@ class GrpcServices:
             PREDICTION_SERVICE + "GetModelMetadata": Unary(self.get_model_metadata),
             MODEL_SERVICE + "GetModelStatus": Unary(self.get_model_status),
         }
+        if self._reload is not None:
+            methods[MODEL_SERVICE + "HandleReloadConfigRequest"] = Unary(self._reload)
+        return methods
 
     def predict(self, data: bytes, timeout_s: float | None) -> Answer:
         """PredictionService.Predict."""

@@ -26,7 +26,11 @@ def page_path(monitoring_config_file: str) -> str | None:
     """
     if not monitoring_config_file:
         return None
-    config = read_text_proto(monitoring_config_file, config_pb2.MonitoringConfig())
+    return page_path_of(read_text_proto(monitoring_config_file, config_pb2.MonitoringConfig()))
+
+
+def page_path_of(config: config_pb2.MonitoringConfig) -> str | None:
+    """The path that a configuration gives the page, or None if there is to be none."""
     prometheus = config.prometheus_config
     return (prometheus.path or DEFAULT_PATH) if prometheus.enable else None
 

@@ -25,6 +25,9 @@ Value: TypeAlias = bool | int | float | str
 
 MAX_PORT: Final = (1 << 16) - 1
 
+MAX_SAMPLE: Final = 1000
+"""Requests of a kind that may be kept; more would make a load long and a version no warmer."""
+
 
 class Face(Enum):
     """Which of the two commands speaks; the value is what a person types."""
@@ -205,7 +208,7 @@ class Options:
         0,
         "Seconds between two readings of model_config_file; 0 reads it once.",
         group=Group.MODELS,
-        later=True,
+        salver=1,
     )
     model_name: str = option(
         "default",
@@ -274,7 +277,6 @@ class Options:
         "",
         "File with a tensorflow.ConfigProto message in protobuf text format.",
         group=Group.TENSORFLOW,
-        later=True,
     )
     use_alts_credentials: bool = option(
         False,
@@ -292,13 +294,11 @@ class Options:
         "",
         "File with a PlatformConfigMap message in protobuf text format.",
         group=Group.TENSORFLOW,
-        later=True,
     )
     per_process_gpu_memory_fraction: float = option(
         0.0,
         "Share of the GPU memory this process may take; 0 leaves it to TensorFlow.",
         group=Group.HARDWARE,
-        later=True,
     )
     saved_model_tags: str = option(
         "serve",
@@ -319,13 +319,11 @@ class Options:
         True,
         "Replay the requests stored with a version before it serves.",
         group=Group.LOADING,
-        later=True,
     )
     num_request_iterations_for_warmup: int = option(
         0,
         "How often each stored request is replayed; 0 means once.",
         group=Group.LOADING,
-        later=True,
     )
     version: bool = option(
         False,
@@ -462,12 +460,83 @@ class Options:
         salver=True,
         own=True,
     )
+    model_config_file_prevails: bool = option(
+        True,
+        "Apply model_config_file at every reading, over what came in other ways since, and not "
+        "only when it has changed.",
+        group=Group.MODELS,
+        salver=False,
+        own=True,
+    )
+    labels_follow_loads: bool = option(
+        False,
+        "Accept a label for a version that is not loaded; it keeps its meaning until that version "
+        "is available.",
+        group=Group.MODELS,
+        salver=True,
+        own=True,
+    )
+    reload_wait_seconds: float = option(
+        360.0,
+        "Seconds that HandleReloadConfigRequest waits for new models when its caller sets no "
+        "deadline.",
+        group=Group.MODELS,
+        salver=60.0,
+        own=True,
+    )
+    list_models: bool = option(
+        False,
+        "Answer GET /v1/models with every model, its versions and its labels.",
+        group=Group.WATCHING,
+        salver=True,
+        own=True,
+    )
+    admin_address: str = option(
+        "",
+        "Address of the admin API, HOST:PORT or unix:PATH; empty offers none.",
+        group=Group.MODELS,
+        own=True,
+    )
+    admin_allow_remote: bool = option(
+        False,
+        "Let admin_address be one that other machines can reach.",
+        group=Group.MODELS,
+        own=True,
+    )
     drain_grace_seconds: float = option(
         0.0,
         "Seconds that requests in flight may take to finish after SIGTERM; 0 ends the process "
         "at once.",
         group=Group.PORTS,
         salver=30.0,
+        own=True,
+    )
+    check_golden_requests: bool = option(
+        False,
+        "Refuse to serve a version that answers the golden requests shipped with it in another way "
+        "than they say.",
+        group=Group.LOADING,
+        salver=True,
+        own=True,
+    )
+    warmup_from_traffic: int = option(
+        0,
+        "Recent requests of each kind that are kept in memory and asked of a new version before "
+        "it serves; 0 keeps none.",
+        group=Group.LOADING,
+        own=True,
+    )
+    warmup_with_zeros: bool = option(
+        False,
+        "Run each signature of a new version once with zeros and empty strings before it serves.",
+        group=Group.LOADING,
+        own=True,
+    )
+    warmup_timeout_seconds: float = option(
+        0.0,
+        "Seconds that golden requests and warmup may take together, after which warmup is cut "
+        "short and golden requests that are left fail the load; 0 sets no limit.",
+        group=Group.LOADING,
         own=True,
     )
     memory_budget_bytes: int = option(
@@ -491,6 +560,50 @@ class Options:
         "five minutes, as long as it is wished for.",
         group=Group.LOADING,
         salver=True,
+        own=True,
+    )
+    remote_poll_wait_seconds: float = option(
+        10.0,
+        "Least seconds between two looks for new versions in a remote store, which charges for "
+        "each; file_system_poll_wait_seconds of 0 or less holds here too.",
+        group=Group.LOADING,
+        own=True,
+    )
+    model_cache_dir: str = option(
+        "",
+        "Folder for the copies of versions in remote stores; empty means salver/models among the "
+        "user's caches.",
+        group=Group.LOADING,
+        own=True,
+    )
+    model_cache_max_bytes: int = option(
+        0,
+        "Size of model_cache_dir beyond which copies that are not in use make room; 0 sets no "
+        "limit, and a copy goes when nobody wants it.",
+        group=Group.LOADING,
+        kind=Kind.INT64,
+        own=True,
+    )
+    isolated_models: str = option(
+        "",
+        "Models, separated by commas, each version of which is served from a process of its own; "
+        "* means all.",
+        group=Group.LOADING,
+        own=True,
+    )
+    isolated_model_memory_bytes: int = option(
+        0,
+        "Memory the process of an isolated version may allocate, TensorFlow's own included; 0 sets "
+        "no limit.",
+        group=Group.LOADING,
+        kind=Kind.INT64,
+        own=True,
+    )
+    isolated_load_timeout_seconds: float = option(
+        1800.0,
+        "Seconds an isolated version may take to load before its process is killed; 0 sets no "
+        "limit.",
+        group=Group.LOADING,
         own=True,
     )
     health_endpoints: bool = option(
@@ -597,6 +710,11 @@ def _check_ports(options: Options) -> None:
 
 
 def _check_own_numbers(options: Options) -> None:
+    reload_s = options.reload_wait_seconds
+    if not (math.isfinite(reload_s) and reload_s > 0):
+        raise InvalidArgument(
+            f"reload_wait_seconds is {reload_s:g}; it has to be a number of seconds above 0."
+        )
     grace_s = options.drain_grace_seconds
     if not (math.isfinite(grace_s) and grace_s >= 0):
         raise InvalidArgument(
@@ -605,6 +723,37 @@ def _check_own_numbers(options: Options) -> None:
     if options.evict_models and not options.memory_budget_bytes:
         raise InvalidArgument(
             "evict_models needs a memory_budget_bytes: without one no model is ever in the way"
+        )
+    warmup_s = options.warmup_timeout_seconds
+    if not (math.isfinite(warmup_s) and warmup_s >= 0):
+        raise InvalidArgument(
+            f"warmup_timeout_seconds is {warmup_s:g}; it has to be a number of seconds, 0 or more."
+        )
+    if not 0 <= options.warmup_from_traffic <= MAX_SAMPLE:
+        raise InvalidArgument(
+            f"warmup_from_traffic is {options.warmup_from_traffic}; it has to be a number of "
+            f"requests from 0 (none) to {MAX_SAMPLE}."
+        )
+    remote_s = options.remote_poll_wait_seconds
+    if not (math.isfinite(remote_s) and remote_s > 0):
+        raise InvalidArgument(
+            f"remote_poll_wait_seconds is {remote_s:g}; it has to be a number of seconds above 0."
+        )
+    load_s = options.isolated_load_timeout_seconds
+    if not (math.isfinite(load_s) and load_s >= 0):
+        raise InvalidArgument(
+            f"isolated_load_timeout_seconds is {load_s:g}; it has to be a number of seconds, 0 (no "
+            "limit) or more."
+        )
+    if options.isolated_model_memory_bytes < 0:
+        raise InvalidArgument(
+            f"isolated_model_memory_bytes is {options.isolated_model_memory_bytes}; it has to be 0 "
+            "(no limit) or more."
+        )
+    if options.model_cache_max_bytes < 0:
+        raise InvalidArgument(
+            f"model_cache_max_bytes is {options.model_cache_max_bytes}; it has to be 0 (no limit) "
+            "or more."
         )
     if options.memory_budget_bytes < 0:
         raise InvalidArgument(

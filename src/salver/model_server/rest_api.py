@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -39,18 +39,30 @@ from salver.apis.rest_codec import (
 from salver.apis.rest_metadata import write_metadata
 from salver.apis.rest_small import MAX_BYTES, read_small, small_signature_name
 from salver.core.servable_id import ServableId
+from salver.core.serving_map import Asleep
 from salver.errors import Code, InvalidArgument, ServingError
 from salver.inference import classify, predict, regress
 from salver.metrics import Metrics
 from salver.model_server.measuring import CallRecorders, TimedServable
 from salver.model_server.monitoring import DEFAULT_PATH
+from salver.model_server.on_demand import OnDemand
 from salver.model_server.placement import Kind, Placement
 from salver.model_server.rest_memo import KnownPredict, KnownTarget, TargetMemo
 from salver.servables.servable import Servable
 from salver.signature import Signature
-from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page, unpacked_body
+from salver.wire.complaints import Complaints
+from salver.wire.http1_messages import (
+    HttpAnswer,
+    HttpRequest,
+    HttpResponse,
+    UnpacksTooLarge,
+    error_page,
+    unpacked_body,
+)
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
@@ -225,7 +237,7 @@ def percent_decoded(text: str) -> str | None:
 
 
 class RestApi:
-    """Answers HTTP requests for models and metrics; ``handle`` is called on the event loop."""
+    """Answers HTTP requests for models and metrics; ``answer`` is called on the event loop."""
 
     def __init__(
         self,
@@ -238,6 +250,7 @@ class RestApi:
         allows_cors: bool = False,
         monitoring: Callable[[], bytes] | None = None,
         monitoring_path: str = DEFAULT_PATH,
+        on_demand: OnDemand | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._core = core
@@ -249,7 +262,9 @@ class RestApi:
         self._headers = CORS_HEADERS if allows_cors else ()
         self._monitoring = monitoring
         self._monitoring_path = monitoring_path
+        self._on_demand = on_demand
         self._clock = clock
+        self._complaints = Complaints(clock, logger)
         self._parse_target = lru_cache(ROUTES_REMEMBERED)(parse_target)
         self._route_of = lru_cache(ROUTES_REMEMBERED)(route_of)
         self._kind = lru_cache(KINDS_REMEMBERED)(
@@ -262,12 +277,7 @@ class RestApi:
             Verb.REGRESS: self._regress,
         }
 
-    async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one request, whatever it is."""
-        answer = self.answer(request)
-        return answer if isinstance(answer, HttpResponse) else await answer
-
-    def answer(self, request: HttpRequest) -> HttpResponse | Coroutine[Any, Any, HttpResponse]:
+    def answer(self, request: HttpRequest) -> HttpAnswer:
         """The answer to one request: at once where no wait is needed, else one to be awaited."""
         known = self._memo.find(request.method, request.target)
         response = None if known is None else self._answer_known(known, request)
@@ -311,6 +321,9 @@ class RestApi:
         try:
             answered = self._placement.run_here(kind, call)
             code = Code.OK
+        except Asleep:
+            code = Code.OK  # not counted: the long way wakes the model and begins anew
+            return None
         except ServingError as error:
             code = error.code
             logger.debug("Predict of %r: %s", name, error)
@@ -394,14 +407,16 @@ class RestApi:
         run_us: float | None = None
         try:
             if route.verb in self._inferences:
-                answered = await self._infer(route.verb, route.spec, request)
+                answered = await self._awake(partial(self._infer, route.verb, route.spec, request))
                 run_us, body = answered.run_us, answered.body
             else:
-                body = await self._tell(route, request, target)
+                body = await self._awake(partial(self._tell, route, request, target))
             code = Code.OK
         except ServingError as error:
             code = error.code
             logger.debug("%s %s: %s", request.method, target.full_path, error)
+            if isinstance(error, UnpacksTooLarge):
+                self._complaints.say("A request to the REST API was refused: %s", error.message)
             return self._failure(error)
         except asyncio.CancelledError:
             code = Code.CANCELLED
@@ -411,6 +426,12 @@ class RestApi:
                 self._metrics.request_count.increment(name, code.name)
         self._record(route, (self._clock() - started) * 1e6, run_us)
         return HttpResponse(200, body, JSON, self._headers)
+
+    async def _awake(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """What ``attempt`` gives; a model that sleeps is woken first, where models may sleep."""
+        if self._on_demand is None:
+            return await attempt()
+        return await self._on_demand.waking(attempt, self._timeout_s)
 
     def _failure(self, error: ServingError) -> HttpResponse:
         body = b"" if isinstance(error, UnreadablePath) else write_error(error.message)

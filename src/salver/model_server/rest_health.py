@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from salver.model_server.readiness import Phase, Readiness
-from salver.wire.exchanges import HttpHandler
-from salver.wire.http1_messages import HttpRequest, HttpResponse
+from salver.wire.http1_messages import HttpAnswer, HttpHandler, HttpRequest, HttpResponse
 
 JSON: Final = "application/json"
 TEXT: Final = "text/plain"
@@ -33,12 +32,12 @@ class HealthEndpoints:
             "/readyz": self._ready,
         }
 
-    async def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one request."""
+    def answer(self, request: HttpRequest) -> HttpAnswer:
+        """The answer to one request: a probe's at once, else the other handler's."""
+        if request.method not in ("GET", "HEAD"):
+            return self._handler(request)
         answer = self._answers.get(request.target.partition("?")[0])
-        if answer is None or request.method not in ("GET", "HEAD"):
-            return await self._handler(request)
-        return answer()
+        return self._handler(request) if answer is None else answer()
 
     def _alive(self) -> HttpResponse:
         return HttpResponse(200, b"ok\n", TEXT, HEADERS)

@@ -11,25 +11,31 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 import uvloop
 
 from salver.core.event_bus import EventBus
+from salver.core.loader import Loader
 from salver.core.manager import AspiredVersionsManager
 from salver.core.resources import ResourceTracker
 from salver.core.retries import Backoff, LoadRetries
+from salver.core.servable_id import ServableId
 from salver.core.servable_state import ManagerState, ServableState
-from salver.core.state_monitor import ServableStateMonitor
+from salver.core.source import Target
 from salver.errors import ServingError
 from salver.metrics import Metrics
+from salver.model_server.changes import Changes, check_changes
 from salver.model_server.doors import Doors, open_doors
+from salver.model_server.golden import GoldenRequests
 from salver.model_server.grpc_services import GrpcServices
 from salver.model_server.health import Health
+from salver.model_server.isolation import IsolatedStateMonitor, Isolation
 from salver.model_server.measuring import RuntimeMetrics, measure_lag
 from salver.model_server.model_config import ModelConfig, read_model_configs
 from salver.model_server.monitoring import DEFAULT_PATH, page, page_path
@@ -43,15 +49,26 @@ from salver.model_server.options import (
     usable_cpus,
 )
 from salver.model_server.placement import Placement
+from salver.model_server.platform_config import Platform, read_platforms
 from salver.model_server.readiness import Readiness
 from salver.model_server.reflection import Reflection
+from salver.model_server.rehearsal import Rehearsal, RehearsingLoader
+from salver.model_server.reloading import Reloading
+from salver.model_server.replay import Replayer
 from salver.model_server.rest_api import RestApi
 from salver.model_server.rest_health import HealthEndpoints
+from salver.model_server.rest_models import ModelList
 from salver.model_server.server_core import LabelRules, ServerCore, Watching
+from salver.model_server.traffic_sample import TrafficSample
+from salver.model_server.warmup import StoredWarmup, ZerosWarmup
 from salver.servables.servable import Servable
 from salver.servables.tensorflow import SessionConfig, TensorFlowRuntime
+from salver.sources.combined import CombinedSource
+from salver.sources.file_system import FileSystemSource, MonitoredServable
+from salver.sources.model_cache import ModelCache, default_folder
+from salver.sources.remote import RemoteSource
 from salver.wire.calls import Methods
-from salver.wire.exchanges import HttpHandler
+from salver.wire.http1_messages import HttpHandler
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +91,10 @@ def serve(options: Options, *, face: Face) -> int:
         ServingError: the start failed, and nothing is left running.
     """
     check_what_to_serve(options)
-    configs = read_model_configs(options)
+    platforms = read_platforms(options)
+    configs = read_model_configs(options, platforms)
     check_how_to_run(options)
+    check_changes(options)
     if not options.model_config_file:
         logger.info(
             "Building single TensorFlow model file config:  model_name: %s model_base_path: %s",
@@ -86,11 +105,12 @@ def serve(options: Options, *, face: Face) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _take_all_file_descriptors()
     metrics = Metrics()
+    isolation = _isolation(options, metrics)
     with (
         _threads(max(options.rest_api_num_threads, 1), "salver-worker") as workers,
-        _running_core(options, metrics) as (core, bus),
+        _running_core(options, metrics, isolation, platforms) as (core, bus),
     ):
-        uvloop.run(_serve(options, core, bus, configs, metrics, workers))
+        uvloop.run(_serve(options, core, bus, configs, metrics, workers, isolation))
     return 0
 
 
@@ -111,39 +131,48 @@ async def _serve(
     options: Options,
     core: ServerCore,
     bus: EventBus[ServableState],
-    configs: Sequence[ModelConfig],
+    configs: Sequence[ModelConfig] | None,
     metrics: Metrics,
     workers: Executor,
+    isolation: Isolation,
 ) -> None:
     """The life of a server: doors and models in the order of its face; a wait; the drain."""
     stop = _stop_on_signal(options.drain_grace_seconds)
     lag = asyncio.ensure_future(measure_lag(metrics))
     readiness = Readiness(core, asyncio.get_running_loop())
     bus.subscribe(lambda _state: readiness.models_changed())
+    isolation.when_changed(readiness.models_changed)
     threads = max(options.rest_api_num_threads, 1)
     placement = Placement(workers, threads_per_lane=max(threads // 2, 1))
     methods = _methods(options, core, metrics, placement, readiness)
     rest = _rest_handler(options, core, metrics, placement, readiness)
+    changes = Changes(options, core)
     doors: Doors | None = None
     try:
         if options.open_ports_before_load:
             doors = await open_doors(options, methods, rest)
+            changes.start()
         await _load(options, core, configs, stop)
         readiness.started()
         if doors is None and not stop.is_set():
             doors = await open_doors(options, methods, rest)
+            changes.start()
         logger.info("NET_LOG: Entering the event loop ...")
         await stop.wait()
     finally:
         lag.cancel()
         readiness.drain()
+        await changes.stop()
         if doors is not None:
             logger.info("Draining: finishing what is in flight")
             await doors.drain(options.drain_grace_seconds)
 
 
 async def _load(
-    options: Options, core: ServerCore, configs: Sequence[ModelConfig], stop: asyncio.Event
+    options: Options,
+    core: ServerCore,
+    configs: Sequence[ModelConfig] | None,
+    stop: asyncio.Event,
 ) -> None:
     """Load every model, many at a time, and wait until each is ready or has failed.
 
@@ -223,6 +252,7 @@ def _methods(
         placement,
         as_content=options.enable_serialization_as_tensor_content,
         check_method_name=options.enable_signature_method_name_check,
+        reload=Reloading(core, metrics, wait_s=options.reload_wait_seconds).reload,
     )
     methods = dict(services.methods())
     if options.evict_models:
@@ -252,19 +282,23 @@ def _rest_handler(
         check_method_name=options.enable_signature_method_name_check,
         monitoring=None if path is None else partial(page, metrics),
         monitoring_path=path or DEFAULT_PATH,
+        on_demand=OnDemand(core.demand) if options.evict_models else None,
     )
+    handler: HttpHandler = rest.answer
+    if options.list_models:
+        handler = ModelList(core, handler).answer
     if options.health_endpoints:
-        return HealthEndpoints(readiness, rest.handle).handle
-    return rest.handle
+        handler = HealthEndpoints(readiness, handler).answer
+    return handler
 
 
 @contextmanager
 def _running_core(
-    options: Options, metrics: Metrics
+    options: Options, metrics: Metrics, isolation: Isolation, platforms: Mapping[str, Platform]
 ) -> Iterator[tuple[ServerCore, EventBus[ServableState]]]:
     """The models' side of the server, running; at the end everything is unloaded."""
     bus: EventBus[ServableState] = EventBus()
-    monitor = ServableStateMonitor(bus)
+    monitor = IsolatedStateMonitor(bus, isolation.trouble)
     with ExitStack() as stack:
         load_pool = stack.enter_context(_pool(options.num_load_threads, "salver-load"))
         unload_pool = stack.enter_context(_pool(options.num_unload_threads, "salver-unload"))
@@ -285,12 +319,19 @@ def _running_core(
         core = ServerCore(
             manager,
             monitor,
-            _tensorflow(options, metrics).loader,
+            {
+                name: _loaders(platform.options(options), metrics, isolation, platform)
+                for name, platform in platforms.items()
+            },
             watching=Watching(
                 poll_wait_s=options.file_system_poll_wait_seconds,
                 independent=options.independent_models,
             ),
-            label_rules=LabelRules(options.allow_version_labels_for_unavailable_models),
+            make_source=partial(_source, options),
+            label_rules=LabelRules(
+                allow_new_for_unavailable=options.allow_version_labels_for_unavailable_models,
+                follow_loads=options.labels_follow_loads,
+            ),
         )
         manager.start()
         try:
@@ -301,16 +342,97 @@ def _running_core(
                 logger.warning("Some models were still in use after %g s", UNLOAD_GRACE_S)
 
 
-def _tensorflow(options: Options, metrics: Metrics) -> TensorFlowRuntime:
-    intra = options.tensorflow_intra_op_parallelism
-    inter = options.tensorflow_inter_op_parallelism
-    if intra <= 0 and inter <= 0:
-        intra = inter = options.tensorflow_session_parallelism
+def _source(
+    options: Options, servables: Sequence[MonitoredServable], target: Target[str]
+) -> CombinedSource:
+    """What finds the versions of the models, on this machine and in remote stores."""
+    poll_wait_s = options.file_system_poll_wait_seconds
+    folder = options.model_cache_dir
+    cache = ModelCache(
+        Path(folder) if folder else default_folder() / "models",
+        max_bytes=options.model_cache_max_bytes,
+    )
+    source = CombinedSource(
+        target,
+        make_local=lambda target: FileSystemSource(
+            [], target, poll_wait_s=poll_wait_s, independent=options.independent_models
+        ),
+        make_remote=lambda target: RemoteSource(
+            target,
+            cache=cache,
+            poll_wait_s=max(poll_wait_s, options.remote_poll_wait_seconds)
+            if poll_wait_s > 0
+            else poll_wait_s,
+        ),
+    )
+    source.update_config(servables)
+    return source
+
+
+def _loaders(
+    options: Options, metrics: Metrics, isolation: Isolation, platform: Platform
+) -> Callable[[ServableId, str], Loader[Servable]]:
+    """What makes the loader of a version: TensorFlow's, inside of one that rehearses it."""
+    if platform.refusal is not None:
+        return partial(_refuse, platform.refusal)
+    runtime = _tensorflow(options, metrics, platform)
+    sample = (
+        TrafficSample(options.warmup_from_traffic, metrics) if options.warmup_from_traffic else None
+    )
+    rehearsals = _rehearsals(options, metrics, sample)
+    load = isolation.around(lambda _id, path: runtime.loader(path), runtime.recipe())
+
+    def loader(servable_id: ServableId, path: str) -> Loader[Servable]:
+        rehearsing = RehearsingLoader(
+            load(servable_id, path),
+            servable_id,
+            Path(path),
+            rehearsals,
+            timeout_s=options.warmup_timeout_seconds,
+        )
+        return rehearsing if sample is None else sample.loader(servable_id.name, rehearsing)
+
+    return loader
+
+
+def _rehearsals(
+    options: Options, metrics: Metrics, sample: TrafficSample | None
+) -> list[Rehearsal]:
+    """What a version goes through before it serves, in order."""
+    replayer = Replayer(metrics, check_method_name=options.enable_signature_method_name_check)
+    rehearsals: list[Rehearsal] = []
+    if options.check_golden_requests:
+        rehearsals.append(GoldenRequests(replayer, metrics))
+    if options.enable_model_warmup:
+        iterations = options.num_request_iterations_for_warmup
+        rehearsals.append(StoredWarmup(replayer, metrics, iterations=iterations))
+    if sample is not None:
+        rehearsals.append(sample)
+    if options.warmup_with_zeros:
+        rehearsals.append(ZerosWarmup(metrics))
+    return rehearsals
+
+
+def _refuse(error: ServingError, _id: ServableId, _path: str) -> Loader[Servable]:
+    """Stands for the loader of a platform that asks for what is not there."""
+    raise error
+
+
+def _tensorflow(options: Options, metrics: Metrics, platform: Platform) -> TensorFlowRuntime:
     return TensorFlowRuntime(
-        tags=split_list(options.saved_model_tags) or ["serve"],
-        config=SessionConfig(intra, inter),
+        tags=platform.tags,
+        config=SessionConfig(base=platform.session_config),
         custom_op_libraries=split_list(options.custom_op_library),
         observer=RuntimeMetrics(metrics),
+    )
+
+
+def _isolation(options: Options, metrics: Metrics) -> Isolation:
+    return Isolation(
+        split_list(options.isolated_models),
+        metrics=metrics,
+        memory_limit_bytes=options.isolated_model_memory_bytes,
+        load_timeout_s=options.isolated_load_timeout_seconds,
     )
 
 
@@ -327,7 +449,7 @@ def _freeze_when_ready(state: ServableState) -> None:
 def _count_ready(
     metrics: Metrics, manager: AspiredVersionsManager[Servable], state: ServableState
 ) -> None:
-    metrics.models_ready.set(len({ready.name for ready in manager.available()}))
+    metrics.models_ready.set(manager.serving_map.count_names())
     if state.manager_state is ManagerState.END and state.error is not None:
         metrics.load_failures.increment(state.id.name)
 

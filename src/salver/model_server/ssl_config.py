@@ -32,18 +32,27 @@ def read_ssl_config(path: str) -> ssl.SSLContext:
         ServingError: it cannot be read.
     """
     config = read_text_proto(path, config_pb2.SSLConfig())
+    try:
+        return ssl_context(config)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{path}: {error.message}") from error
+
+
+def ssl_context(config: config_pb2.SSLConfig) -> ssl.SSLContext:
+    """The TLS that ``config`` describes.
+
+    Raises:
+        InvalidArgument: it cannot be used.
+    """
     if config.client_verify and not config.custom_ca:
         raise InvalidArgument(
-            f"{path}: client_verify is set and custom_ca is not; "
+            "client_verify is set and custom_ca is not; "
             "it has to name, in PEM, whose client certificates are accepted"
         )
     client_ca = config.custom_ca if config.client_verify else None
-    try:
-        return server_context(
-            certificate=config.server_cert, key=config.server_key, client_ca=client_ca
-        )
-    except InvalidArgument as error:
-        raise InvalidArgument(f"{path}: {error.message}") from error
+    return server_context(
+        certificate=config.server_cert, key=config.server_key, client_ca=client_ca
+    )
 
 
 class TlsFile:

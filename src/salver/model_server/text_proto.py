@@ -1,7 +1,8 @@
 """Configuration files: protobuf messages in text format.
 
 TensorFlow Serving's readers accept no unknown field and no empty file, and neither do we: a
-misspelt name must not pass for a default.
+misspelt name must not pass for a default.  The status of a bad file is TensorFlow Serving's and
+says no more than its path; the log, and ``salver check``, say where and what.
 """
 
 from __future__ import annotations
@@ -12,17 +13,24 @@ import os
 from pathlib import Path
 from typing import TypeVar
 
-from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from salver.errors import InvalidArgument, NotFound, PermissionDenied, ServingError, Unknown
+from salver.model_server.text_parser import (
+    NO_ANY_TYPES,
+    AnyTypes,
+    Parsed,
+    TextError,
+    parse,
+    public_name,
+)
 
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
 
 
-def read_text_proto(path: str, message: M) -> M:
+def read_text_proto(path: str, message: M, *, any_types: AnyTypes = NO_ANY_TYPES) -> M:
     """Fill ``message`` from the file at ``path`` and return it.
 
     Raises:
@@ -30,24 +38,40 @@ def read_text_proto(path: str, message: M) -> M:
         NotFound: there is no such file.
         ServingError: it cannot be read.
     """
-    text = _read(path)
-    if not text:
-        raise InvalidArgument(f"{path}; {os.strerror(errno.EINVAL)}")
+    return parse_file(path, read_file(path), message, any_types=any_types).message
+
+
+def parse_file(
+    path: str, text: bytes, message: M, *, any_types: AnyTypes = NO_ANY_TYPES
+) -> Parsed[M]:
+    """Fill ``message`` from ``text``, which was read from ``path``.
+
+    Raises:
+        InvalidArgument: it is no such message in text format; the log says where.
+    """
     try:
-        text_format.Parse(text, message)
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        # The log tells what is wrong; the status is TensorFlow Serving's and does not.
-        name = message.DESCRIPTOR.name
-        logger.error("Error parsing text-format tensorflow.serving.%s: %s", name, error)  # noqa: TRY400
+        return parse(text, message, any_types=any_types)
+    except TextError as error:
+        name = public_name(type(message).DESCRIPTOR)
+        logger.error("Error parsing text-format %s: %s:%s", name, path, error)  # noqa: TRY400
         raise InvalidArgument(f"Invalid protobuf file: '{path}'") from error
-    return message
 
 
-def _read(path: str) -> bytes:
+def read_file(path: str) -> bytes:
+    """What the file at ``path`` holds.
+
+    Raises:
+        InvalidArgument: nothing.
+        NotFound: there is no such file.
+        ServingError: it cannot be read.
+    """
     try:
-        return Path(path).read_bytes()
+        text = Path(path).read_bytes()
     except OSError as error:
         raise _status(error, path) from error
+    if not text:
+        raise InvalidArgument(f"{path}; {os.strerror(errno.EINVAL)}")
+    return text
 
 
 def _status(error: OSError, path: str) -> ServingError:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from dataclasses import dataclass
-from email.utils import formatdate
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from salver.errors import (
     Code,
@@ -31,6 +30,7 @@ from salver.wire.grpc import (
     PREFIX_BYTES,
     GrpcRequest,
     MessageReader,
+    UnpacksTooLarge,
     framed,
     framed_compressed,
     headers_for,
@@ -43,14 +43,17 @@ from salver.wire.grpc import (
     unpacking,
 )
 from salver.wire.hpack import Headers
-from salver.wire.http1_messages import HttpRequest, HttpResponse, error_page
+from salver.wire.http1_messages import (
+    DateStamp,
+    HttpHandler,
+    HttpRequest,
+    HttpResponse,
+    error_page,
+)
 from salver.wire.http2 import Http2Connection
 from salver.wire.http2_headers import RequestHead
 
 logger = logging.getLogger(__name__)
-
-# Any: what a coroutine yields and is sent is between it and the event loop.
-HttpHandler = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class Peer(Protocol):
 
     connection: Http2Connection
     loop: asyncio.AbstractEventLoop
+    date: DateStamp
 
     def send(self) -> None:
         """Send what the connection has to send."""
@@ -88,6 +92,9 @@ class Peer(Protocol):
 
     def hold(self, more_bytes: int) -> bool:
         """Count bytes held for requests that are not complete; whether there is room for them."""
+
+    def refused_to_unpack(self, reason: str) -> None:
+        """A compressed message was refused for what it would have grown to."""
 
 
 class Exchange(Protocol):
@@ -264,6 +271,8 @@ class UnaryCall:
         self._finish()
 
     def _fail(self, error: ServingError) -> None:
+        if isinstance(error, UnpacksTooLarge):
+            self._peer.refused_to_unpack(error.message)
         headers = trailers_only(error.code, error.message)
         self._peer.connection.send_headers(self._stream_id, headers, end_stream=True)
         self._finish()
@@ -322,8 +331,8 @@ class StreamingCall:
 
     @property
     def waits_for_peer(self) -> bool:
-        """Never in a way that has to end: a watch may be silent for days."""
-        return False
+        """For the rest of a message; before its first octet a watch may be silent for days."""
+        return self._held_bytes > 0
 
     def on_data(self, data: bytes, ended: bool) -> None:
         """Hand over the messages that are complete."""
@@ -339,6 +348,8 @@ class StreamingCall:
             if ended and self._reader.held_bytes:
                 raise Internal("the last message is cut off")
         except ServingError as error:
+            if isinstance(error, UnpacksTooLarge):
+                self._peer.refused_to_unpack(error.message)
             self._end(error.code, error.message)
             return
         self._has_ended |= ended
@@ -476,8 +487,7 @@ class HttpExchange:
         elif not has_room:
             self._respond(error_page(503))
         elif ended:
-            self._task = self._peer.loop.create_task(self._handler(self._request()))
-            self._task.add_done_callback(self._on_answered)
+            self._answer()
 
     def on_flushed(self) -> None:
         """Nothing waits for it."""
@@ -485,6 +495,18 @@ class HttpExchange:
     def on_end(self) -> None:
         """The client took the request back."""
         self._finish()
+
+    def _answer(self) -> None:
+        try:
+            answer = self._handler(self._request())
+        except Exception:
+            logger.exception("Answering %s failed", self._head.path)
+            answer = error_page(500)
+        if isinstance(answer, HttpResponse):
+            self._respond(answer)
+        else:
+            self._task = self._peer.loop.create_task(answer)
+            self._task.add_done_callback(self._on_answered)
 
     def _request(self) -> HttpRequest:
         head = self._head
@@ -517,7 +539,7 @@ class HttpExchange:
             (name.lower().encode("latin-1"), value.encode("latin-1"))
             for name, value in response.headers
         ]
-        headers.append((b"date", formatdate(usegmt=True).encode()))
+        headers.append((b"date", self._peer.date.octets()))
         headers.append((b"content-length", b"%d" % len(response.body)))
         body = b"" if self._head.method == b"HEAD" else response.body
         connection.send_headers(self._stream_id, tuple(headers), end_stream=not body)

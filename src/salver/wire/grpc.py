@@ -78,6 +78,10 @@ class GrpcRequest:
     """What the answer says besides the fault."""
 
 
+class UnpacksTooLarge(ResourceExhausted):
+    """A compressed message that would grow beyond what is allowed, as no honest client's does."""
+
+
 def is_grpc(head: RequestHead) -> bool:
     """Whether a request is a gRPC call."""
     content_type = head.header(b"content-type")
@@ -213,7 +217,7 @@ def unpacking(message: bytes, encoding: bytes, max_bytes: int) -> Iterator[bytes
 
     Raises:
         Internal: it is not compressed like that.
-        ResourceExhausted: it is larger than ``max_bytes``; no more than that is ever unpacked.
+        UnpacksTooLarge: it is larger than ``max_bytes``; no more than that is ever unpacked.
     """
     unpacker = zlib.decompressobj(_WINDOW_BITS[encoding])
     max_bytes = min(max_bytes, max(MAX_UNPACKED_BYTES, MAX_UNPACKED_TIMES * len(message)))
@@ -234,7 +238,9 @@ def unpacking(message: bytes, encoding: bytes, max_bytes: int) -> Iterator[bytes
         piece = unpacker.unconsumed_tail
         size += len(plain)
         if size > max_bytes:
-            raise ResourceExhausted(f"a message unpacks to more than {max_bytes} bytes")
+            raise UnpacksTooLarge(
+                f"a message of {len(message)} bytes unpacks to more than {max_bytes} bytes"
+            )
         if plain:
             yield plain
 

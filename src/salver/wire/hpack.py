@@ -33,6 +33,12 @@ MAX_INTEGER_OCTETS: Final = 5
 MAX_SIZE_UPDATES: Final = 2
 """In one block: the smallest size since the last one, and the size from now on (section 4.2)."""
 
+BLOCK_OCTETS_AT_ONCE: Final = 256
+"""So much of a block is decoded before its headers are counted; most are no longer."""
+
+TOO_MANY_TIMES: Final = 4
+"""Headers of so many times the limit are not decoded on: few octets may stand for very many."""
+
 STATIC_TABLE: Final[Headers] = (
     (b":authority", b""),
     (b":method", b"GET"),
@@ -102,6 +108,10 @@ STATIC_COUNT: Final = len(STATIC_TABLE)
 
 class HpackError(Exception):
     """A header block that cannot be decoded: the connection cannot go on (COMPRESSION_ERROR)."""
+
+
+class TooManyHeadersError(Exception):
+    """A header block of far more than the limit: the connection cannot go on, it is out of step."""
 
 
 class HeaderTable:
@@ -193,6 +203,7 @@ class HpackDecoder:
 
         Raises:
             HpackError: the block is malformed.
+            TooManyHeadersError: it holds many times what is allowed.
         """
         known = self.remembered.get(block)
         if known is not None:
@@ -218,7 +229,15 @@ class HpackDecoder:
         headers: list[Header] = []
         position, end = self._read_size_updates(block), len(block)
         has_changed_table = position > 0
+        stop = position + BLOCK_OCTETS_AT_ONCE
+        counted = total = 0
         while position < end:
+            if position >= stop:
+                stop = position + BLOCK_OCTETS_AT_ONCE
+                total += sum(map(_entry_bytes, headers[counted:]))
+                counted = len(headers)
+                if total > TOO_MANY_TIMES * self._max_list_bytes:
+                    raise TooManyHeadersError("headers of many times what is allowed")
             first = block[position]
             if first > 0x80:  # indexed (6.1)
                 index = first & 0x7F

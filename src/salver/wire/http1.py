@@ -1,4 +1,4 @@
-"""HTTP/1.1 connections on asyncio: reads requests, awaits the handler, writes its answers.
+"""HTTP/1.1 connections on asyncio: reads requests, asks the handler, writes its answers.
 
 Knows no path and no model: ``handler`` does.  One connection has one request in flight; what a
 client pipelines waits its turn, so answers keep the order of the requests.  No peer can make it
@@ -21,23 +21,22 @@ from salver.wire.accepting import address_of
 from salver.wire.http1_messages import (
     CONTINUE,
     DateStamp,
+    HttpHandler,
     HttpRequest,
     HttpResponse,
+    KnownHeads,
     Limits,
     Received,
     Refusal,
     RequestReader,
+    ResponseEncoder,
     Stage,
-    encode_response,
     error_page,
 )
 from salver.wire.progress import Progress
 from salver.wire.turns import Turns
 
 logger = logging.getLogger(__name__)
-
-# Any: what a coroutine yields and is sent is between it and the event loop.
-Handler = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 PIECE_BYTES: Final = 1024
 """As much of what arrived is parsed at once: twenty octets may be a request."""
@@ -185,7 +184,7 @@ class Http1Protocol(asyncio.Protocol):
     def __init__(self, server: Http1Server) -> None:
         self._server = server
         self._loop = server.loop
-        self._reader = RequestReader(server.limits)
+        self._reader = RequestReader(server.limits, server.known_heads)
         self._deadline = Deadline(server.loop, self._on_deadline)
         self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[HttpResponse] | None = None
@@ -220,12 +219,23 @@ class Http1Protocol(asyncio.Protocol):
             return
         if self._unread is not None:
             self._unread = memoryview(bytes(self._unread) + data)
-        elif len(data) <= max(PIECE_BYTES, self._reader.body_bytes_left):
-            self._reader.feed(data)
-            self._count_held()
+            self._advance()
+            return
+        reader = self._reader
+        can_answer = not (self._task or self._is_writing_paused or self._is_waiting)
+        received = reader.whole_request(data) if can_answer else None
+        if received is None:
+            if len(data) <= max(PIECE_BYTES, reader.body_bytes_left):
+                reader.feed(data)
+                self._count_held()
+            else:
+                self._unread = memoryview(data)
+                can_answer = False
+            received = reader.sole_request() if can_answer else None
+        if received is None:
+            self._advance()
         else:
-            self._unread = memoryview(data)
-        self._advance()
+            self._answer_alone(received)
 
     def eof_received(self) -> bool:
         """The peer will send no more; true keeps the connection for the answers it still gets.
@@ -342,12 +352,33 @@ class Http1Protocol(asyncio.Protocol):
         self._pace_reading()
         self._watch()
 
-    def _start(self, received: Received) -> None:
-        """Run the handler's first step here and now: most answers need no second one.
+    def _answer_alone(self, received: Received) -> None:
+        """Answer the only request there is; mostly nothing is left then but to wait for another."""
+        self._start(received)
+        if self._task or self._is_leaving or self._is_writing_paused:
+            self._settle()
+            return
+        self._watched = (Phase.IDLE, self._reader.begun)
+        self._deadline.set(self._server.patience.idle_s)
 
-        Only a handler that has to wait is worth the price of a task.
+    def _start(self, received: Received) -> None:
+        """Ask the handler, whose answer is mostly there at once."""
+        try:
+            answer = self._server.handler(received.request)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- it costs its request only
+            answer = answer_to_failure(received.request, error)
+        if isinstance(answer, HttpResponse):
+            self._answer(received, answer)
+        else:
+            self._begin_waiting(received, answer)
+
+    def _begin_waiting(
+        self, received: Received, answering: Coroutine[Any, Any, HttpResponse]
+    ) -> None:
+        """Run a coroutine's first step here and now: many need no second one.
+
+        Only one that has to wait is worth the price of a task.
         """
-        answering = self._server.handler(received.request)
         try:
             awaited = answering.send(None)
         except StopIteration as done:
@@ -378,9 +409,8 @@ class Http1Protocol(asyncio.Protocol):
     def _answer(self, received: Received, response: HttpResponse) -> None:
         keep_alive = received.keep_alive and not response.closes and not self._server.is_draining
         self._write(
-            encode_response(
+            self._server.responses.encode(
                 response,
-                date=self._server.date.text(),
                 keep_alive=keep_alive,
                 minor_version=received.minor_version,
                 to_method=received.request.method,
@@ -395,10 +425,7 @@ class Http1Protocol(asyncio.Protocol):
         Closing while the peer still sends would reset the connection before it reads the reason.
         With TLS our side cannot close alone, but the page says where it ends.
         """
-        page = encode_response(
-            error_page(refusal.status), date=self._server.date.text(), keep_alive=False
-        )
-        self._write(page)
+        self._write(self._server.responses.encode(error_page(refusal.status), keep_alive=False))
         self._unread = None
         self._server.on_refusal(address_of(self._transport), refusal.status)
         if self._transport is None or self._has_eof:
@@ -533,7 +560,7 @@ class Http1Server:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: HttpHandler,
         *,
         loop: asyncio.AbstractEventLoop,
         limits: Limits | None = None,
@@ -553,7 +580,9 @@ class Http1Server:
         self.handler: Final = handler
         self.loop: Final = loop
         self.limits: Final = limits or Limits()
+        self.known_heads: Final = KnownHeads()
         self.date: Final = DateStamp(wall_clock)
+        self.responses: Final = ResponseEncoder(self.date)
         self.hold: Final = hold
         self.turns: Final = turns or Turns(loop)
         self.on_refusal: Final = on_refusal
@@ -568,12 +597,8 @@ class Http1Server:
         }
         self._connections: set[Http1Protocol] = set()
         self._emptied: asyncio.Future[None] | None = None
-        self._is_draining = False
-
-    @property
-    def is_draining(self) -> bool:
+        self.is_draining = False
         """Whether the next answer of every connection is its last."""
-        return self._is_draining
 
     @property
     def open_connections(self) -> int:
@@ -585,7 +610,7 @@ class Http1Server:
         return HttpStatistics(
             open_connections=len(self._connections),
             in_flight=sum(each.is_busy for each in self._connections),
-            is_draining=self._is_draining,
+            is_draining=self.is_draining,
         )
 
     def connection(self) -> Http1Protocol:
@@ -608,7 +633,7 @@ class Http1Server:
 
     def begin_drain(self) -> None:
         """From now on every answer is the last of its connection."""
-        self._is_draining = True
+        self.is_draining = True
         for connection in tuple(self._connections):
             connection.drain()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
 from email.utils import formatdate
 from enum import Enum
-from typing import Final
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import httptools
 
@@ -53,6 +55,17 @@ REASONS_BY_CLASS: Final = ("", "Informational", "Success", "Redirection", "Clien
 KEPT_PIECE_BYTES: Final = 4096
 """A piece of a body from this size on is not copied before the body is whole."""
 
+END_OF_HEAD: Final = b"\r\n\r\n"
+
+MAX_KNOWN_HEADS: Final = 256
+MAX_KNOWN_HEAD_BYTES: Final = 4096
+MAX_SEEN_HEADS: Final = 4096
+
+STARTS_REMEMBERED: Final = 64
+"""Beginnings of responses, which differ in their status, type and headers."""
+
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
 CHUNKED_PRELUDE: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -69,8 +82,7 @@ class Limits:
     body_bytes: int = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
+class HttpRequest(NamedTuple):
     """One request as it came: ``target`` and ``body`` are not decoded, header names are lower case.
 
     A header that came several times has its values joined by commas.
@@ -78,12 +90,12 @@ class HttpRequest:
 
     method: str
     target: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = NO_HEADERS
+    """Requests with the same head share them."""
     body: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(NamedTuple):
     """What to answer. ``closes`` asks for the connection to end after it."""
 
     status: int
@@ -93,13 +105,68 @@ class HttpResponse:
     closes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+# Any: what a coroutine yields and is sent is between it and the event loop.
+HttpAnswer = HttpResponse | Coroutine[Any, Any, HttpResponse]
+
+HttpHandler = Callable[[HttpRequest], HttpAnswer]
+"""Answers a request on the event loop: at once, or with a coroutine where it has to wait."""
+
+
+class Received(NamedTuple):
     """A whole request, and what its connection must know to answer it."""
 
     request: HttpRequest
     minor_version: int
     keep_alive: bool
+
+
+class KnownHead(NamedTuple):
+    """What the parser has made of a head after which a body of known length and more may follow."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    minor_version: int
+    body_bytes: int
+
+
+class KnownHeads:
+    """Heads by their octets, for all connections of a server: a client mostly repeats itself.
+
+    The octets are those from the first one after the last request to the empty line, so whoever
+    sends them again would be parsed to the same; only the body differs.  A head that comes once,
+    because it holds a number of its request, is not worth remembering.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, KnownHead] = {}
+        self._seen: set[int] = set()
+
+    def find(self, data: bytes) -> tuple[KnownHead | None, int]:
+        """What is known of the head that ``data`` begins with, and where it would end."""
+        end = data.find(END_OF_HEAD, 0, MAX_KNOWN_HEAD_BYTES) + len(END_OF_HEAD)
+        return self._heads.get(data[:end]), end
+
+    def is_worth_learning(self, octets: bytes) -> bool:
+        """Whether a head has come before, and where it ends is beyond doubt.
+
+        With line ends of another kind, that would be the parser's to say.
+        """
+        number = hash(octets)
+        if number not in self._seen:
+            if len(self._seen) >= MAX_SEEN_HEADS:
+                self._seen.clear()
+            self._seen.add(number)
+            return False
+        line_ends = octets.count(b"\r\n")
+        is_plain = octets.count(b"\r") == octets.count(b"\n") == line_ends
+        return is_plain and octets.endswith(END_OF_HEAD)
+
+    def learn(self, octets: bytes, head: KnownHead) -> None:
+        """Remember what the parser made of a head."""
+        if len(self._heads) >= MAX_KNOWN_HEADS:
+            self._heads.clear()
+        self._heads[octets] = head
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +191,15 @@ class RequestReader:
     ``feed`` bytes, then take what has arrived with ``next_arrival`` until it is None.
     The parser is httptools, which calls the ``on_`` methods from inside ``feed``.  A body of known
     length does not pass through it once its head is read: that saves a copy of every byte.
+    Nor does a head whose octets it has seen before, on this connection or another one with the same
+    ``known_heads``, which have to be of the same limits.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, known_heads: KnownHeads | None = None) -> None:
         self._limits = limits
+        self._known_heads = KnownHeads() if known_heads is None else known_heads
+        self._is_learning = False
+        self._new_head: KnownHead | None = None  # what was parsed meanwhile
         self._arrivals: deque[Received | Refusal] = deque()
         self._parser = httptools.HttpRequestParser(self)
         self._stage = Stage.BETWEEN
@@ -172,6 +244,13 @@ class RequestReader:
         """The oldest request not taken yet; a refusal is always the last."""
         return self._arrivals.popleft() if self._arrivals else None
 
+    def sole_request(self) -> Received | None:
+        """The request that has come, if it is all that has."""
+        if self._stage is not Stage.BETWEEN or len(self._arrivals) != 1:
+            return None
+        arrival = self._arrivals.popleft()
+        return arrival if isinstance(arrival, Received) else None  # always: a refusal makes deaf
+
     def acknowledge_continue(self) -> None:
         """Note that the peer has been told to send its body."""
         self._awaits_continue = False
@@ -180,16 +259,33 @@ class RequestReader:
         """Refuse the request that is being read, and all that would follow."""
         self._refuse(status)
 
+    def whole_request(self, data: bytes) -> Received | None:
+        """The request that ``data`` is, if nothing else is, and its head is known.
+
+        The shortest way, for by far the most frequent; without it, nothing has been read.
+        """
+        if self._stage is not Stage.BETWEEN or self._arrivals:
+            return None
+        head, end = self._known_heads.find(data)
+        if head is None or end + head.body_bytes != len(data):
+            return None
+        self._begun += 1
+        self._silent_bytes = 0
+        method, target, headers, minor_version, _ = head
+        return Received(HttpRequest(method, target, headers, data[end:]), minor_version, True)
+
     def feed(self, data: bytes | memoryview) -> None:
         """Read on. Never raises for what ``data`` holds."""
         if self._stage is Stage.DEAF:
             return
-        if not self._missing_bytes:
+        if self._missing_bytes:
+            rest = self._take_body(memoryview(data))
+            if rest:
+                self._parse(rest)
+        elif self._stage is Stage.BETWEEN and isinstance(data, bytes):
+            self._begin(data)
+        else:
             self._parse(data)
-            return
-        rest = self._take_body(memoryview(data))
-        if rest:
-            self._parse(rest)
 
     # Called by httptools.
 
@@ -234,6 +330,14 @@ class RequestReader:
         self._minor_version = 0 if version == "1.0" else 1
         self._awaits_continue = "expect" in headers and self._minor_version == 1
         self._stage = Stage.BODY
+        if self._is_learning and self._keep_alive and self._is_plain:
+            self._new_head = KnownHead(
+                self._method,
+                self._target.decode("latin-1"),
+                headers,
+                self._minor_version,
+                self._missing_bytes,
+            )
 
     def on_body(self, piece: bytes) -> None:
         """A piece of the body."""
@@ -246,6 +350,11 @@ class RequestReader:
         self._is_heard = True
         if self._stage is Stage.BODY and not self._upgrades:
             self._finish()
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether the body comes at once and is as long as it says."""
+        return not (self._is_chunked or self._upgrades or self._awaits_continue)
 
     def _forget_message(self) -> None:
         self._method = ""
@@ -260,6 +369,41 @@ class RequestReader:
         self._keep_alive = True
         self._upgrades = False
         self._awaits_continue = False
+        self._is_known = False
+
+    def _begin(self, data: bytes) -> None:
+        """Read from where a request begins: its head, if it is known, needs no parser."""
+        head, end = self._known_heads.find(data)
+        if head is None:
+            if self._known_heads.is_worth_learning(data[:end]):
+                self._parse_and_learn(data, end)
+            else:
+                self._parse(data)
+            return
+        self._begun += 1
+        self._silent_bytes = 0
+        self._is_known = True
+        self._method, self._headers = head.method, head.headers
+        self._target = head.target.encode("latin-1")
+        self._minor_version, self._missing_bytes = head.minor_version, head.body_bytes
+        self._stage = Stage.BODY
+        if len(data) > end or not head.body_bytes:
+            rest = self._take_body(memoryview(data)[end:])
+            if rest:
+                self._parse(rest)
+
+    def _parse_and_learn(self, data: bytes, end: int) -> None:
+        """Parse, and remember the head if what follows its empty line is all of its body."""
+        begun = self._begun
+        self._new_head, self._is_learning = None, True
+        self._parse(data)
+        self._is_learning = False
+        head = self._new_head
+        if head is None or self._begun != begun + 1 or self._stage is Stage.DEAF:
+            return
+        body_bytes = self._body_bytes if self._stage is Stage.BODY else head.body_bytes
+        if end + body_bytes == len(data):
+            self._known_heads.learn(data[:end], head)
 
     def _parse(self, data: bytes | memoryview) -> None:
         self._is_heard = False
@@ -296,8 +440,9 @@ class RequestReader:
         if missing:
             self._add_body(data[:missing])
         if self._missing_bytes == 0:
+            if not self._is_known:  # then the parser still waits for the body
+                self._parser = httptools.HttpRequestParser(self)
             self._finish()
-            self._parser = httptools.HttpRequestParser(self)
         return data[missing:]
 
     def _read_headers(self) -> bool:
@@ -360,6 +505,10 @@ class RequestReader:
             self._refuse(431)
 
 
+class UnpacksTooLarge(InvalidArgument):
+    """A gzip body that would grow beyond what is allowed, as no honest client's does."""
+
+
 def fault_of_head(
     method: str, version: str, headers: Mapping[str, str], max_body_bytes: int
 ) -> int | None:
@@ -390,7 +539,7 @@ def unpacked_body(request: HttpRequest, *, max_bytes: int = MAX_UNPACKED_BODY_BY
     count as an empty body.
 
     Raises:
-        InvalidArgument: the body would grow beyond ``max_bytes``.
+        UnpacksTooLarge: the body would grow beyond ``max_bytes``.
     """
     if "gzip" not in request.headers.get("content-encoding", "").lower():
         return request.body
@@ -401,7 +550,7 @@ def unpacked_body(request: HttpRequest, *, max_bytes: int = MAX_UNPACKED_BODY_BY
         return b""
     if len(body) > max_bytes:
         del body  # the error's traceback would keep it
-        raise InvalidArgument(
+        raise UnpacksTooLarge(
             f"The gzip body of {len(request.body)} bytes unpacks to more than the "
             f"{max_bytes} bytes allowed; send it uncompressed or in smaller requests"
         )
@@ -427,33 +576,24 @@ def error_page(status: int) -> HttpResponse:
     return HttpResponse(status, page.encode("ascii"), "text/html", closes=True)
 
 
-def encode_response(
-    response: HttpResponse,
-    *,
-    date: str,
-    keep_alive: bool = True,
-    minor_version: int = 1,
-    to_method: str = "GET",
-) -> list[bytes]:
-    """The bytes of a response as one buffer, or as two when the body is large.
-
-    The answer to a HEAD has the head of the answer to a GET, and no body.
-    """
-    lines = [f"HTTP/1.{minor_version} {response.status} {reason_phrase(response.status)}"]
-    if response.content_type:
-        lines.append(f"Content-Type: {response.content_type}")
-    lines += [f"{name}: {value}" for name, value in response.headers]
+def start_of_response(
+    status: int,
+    content_type: str,
+    headers: tuple[tuple[str, str], ...],
+    keep_alive: bool,
+    minor_version: int,
+) -> bytes:
+    """The head of a response as far as it does not depend on the hour and the body."""
+    lines = [f"HTTP/1.{minor_version} {status} {reason_phrase(status)}"]
+    if content_type:
+        lines.append(f"Content-Type: {content_type}")
+    lines += [f"{name}: {value}" for name, value in headers]
     if not keep_alive:
         lines.append("Connection: close")
     elif minor_version == 0:
         lines.append("Connection: keep-alive")
-    lines.append(f"Date: {date}\r\nContent-Length: {len(response.body)}\r\n\r\n")
-    head = "\r\n".join(lines).encode("latin-1")
-    if to_method == "HEAD":
-        return [head]
-    if len(response.body) <= SMALL_BODY_BYTES:
-        return [head + response.body]
-    return [head, response.body]
+    lines.append("Date: ")
+    return "\r\n".join(lines).encode("latin-1")
 
 
 class DateStamp:
@@ -461,13 +601,41 @@ class DateStamp:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._second = -1
-        self._text = ""
+        self._second = 0.0
+        self._octets = b""
 
-    def text(self) -> str:
+    def octets(self) -> bytes:
         """Now, as RFC 9110 section 5.6.7 wants it."""
-        second = int(self._clock())
-        if second != self._second:
-            self._second = second
-            self._text = formatdate(second, usegmt=True)
-        return self._text
+        now_s = self._clock()
+        if not (self._octets and 0.0 <= now_s - self._second < 1.0):  # clocks may be put back
+            self._second = now_s // 1
+            self._octets = formatdate(self._second, usegmt=True).encode()
+        return self._octets
+
+
+class ResponseEncoder:
+    """Turns the responses of one server into bytes; how they begin is remembered."""
+
+    def __init__(self, date: DateStamp) -> None:
+        self._date = date
+        self._start_of = lru_cache(STARTS_REMEMBERED)(start_of_response)
+
+    def encode(
+        self,
+        response: HttpResponse,
+        *,
+        keep_alive: bool = True,
+        minor_version: int = 1,
+        to_method: str = "GET",
+    ) -> list[bytes]:
+        """The bytes of a response as one buffer, or as two when the body is large.
+
+        The answer to a HEAD has the head of the answer to a GET, and no body.
+        """
+        status, body, content_type, headers, _ = response
+        start = self._start_of(status, content_type, headers, keep_alive, minor_version)
+        size, date = len(body), self._date.octets()
+        if size > SMALL_BODY_BYTES or to_method == "HEAD":
+            head = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (start, date, size)
+            return [head] if to_method == "HEAD" else [head, body]
+        return [b"%b%b\r\nContent-Length: %d\r\n\r\n%b" % (start, date, size, body)]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from salver.wire.hpack import HpackError
+from salver.wire.hpack import HpackError, TooManyHeadersError
 from salver.wire.http2_events import (
     DataReceived,
     Event,
@@ -101,7 +101,9 @@ class Http2Connection(Requests):
     @property
     def held_bytes(self) -> int:
         """Bytes kept of frames and header blocks that are not complete."""
-        return len(self._rest) + (0 if self._block is None else len(self._block))
+        if self._block is None:
+            return len(self._rest)
+        return len(self._rest) + len(self._block)
 
     def bytes_at_once(self, data: bytes | memoryview, least: int) -> int:
         """How much of ``data``, which is what comes next, to receive in one piece.
@@ -110,6 +112,8 @@ class Http2Connection(Requests):
         where other frames ask for work and had better come in small pieces.
         """
         position, end = self._data_left + self._skip_left, len(data)
+        if not self._has_preface:
+            position = len(PREFACE) - len(self._rest)
         while position <= end - HEAD_BYTES:
             head = data[position : position + HEAD_BYTES]
             high, low, kind, _flags, _stream_id = HEAD.unpack(head)
@@ -142,6 +146,8 @@ class Http2Connection(Requests):
                 self._read_preface(data)
         except ConnectionRuleError as fault:
             self.close(fault.code, str(fault))
+        except TooManyHeadersError as error:
+            self.close(ErrorCode.ENHANCE_YOUR_CALM, str(error))
         except HpackError as error:
             self.close(ErrorCode.COMPRESSION_ERROR, str(error))
         events, self._events = self._events, []
@@ -307,7 +313,7 @@ class Http2Connection(Requests):
         if self._end(fault.stream_id, fault.code):
             self._count_reset()
         else:
-            self._count_idle_frame()
+            self._count_idle_frame(str(fault))
         self._refuse(fault.stream_id, fault.code)
 
     def _check_control_frame(self, kind: int, size: int) -> None:
@@ -336,7 +342,7 @@ class Http2Connection(Requests):
         elif kind == GOAWAY:
             self._on_goaway(stream_id, payload)
         else:
-            self._count_idle_frame()  # extensions are ignored (section 5.5)
+            self._count_idle_frame("of an extension")  # they are ignored (section 5.5)
 
     def _check_order(self, kind: int, flags: int) -> None:
         if self._block is not None:

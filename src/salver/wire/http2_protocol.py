@@ -14,7 +14,8 @@ from typing import Final, Protocol, cast
 
 from salver.wire.accepting import address_of
 from salver.wire.calls import Methods
-from salver.wire.exchanges import Exchange, ExchangeLimits, HttpHandler, exchange_for
+from salver.wire.exchanges import NO_ROOM, Exchange, ExchangeLimits, exchange_for
+from salver.wire.http1_messages import DateStamp, HttpHandler
 from salver.wire.http2 import (
     DataReceived,
     Event,
@@ -38,6 +39,10 @@ FEW_EVENTS: Final = 8
 """So many are acted on without a look at the clock; most reads bring no more."""
 
 
+SPARED_BYTES: Final = 1024
+"""Of a frame that is cut off: no connection ends for so few, although all of them are counted."""
+
+
 class Owner(Protocol):
     """What a connection needs of the server it belongs to."""
 
@@ -49,6 +54,7 @@ class Owner(Protocol):
     exchange_limits: ExchangeLimits
     ping_rules: PingRules | None
     turns: Turns
+    date: DateStamp
 
     def opened(self, connection: Http2Protocol) -> None:
         """A connection was made."""
@@ -62,12 +68,16 @@ class Owner(Protocol):
     def sent_away(self, address: str, code: ErrorCode, reason: str) -> None:
         """A client broke the rules and its connection was ended."""
 
+    def refused_to_unpack(self, address: str, reason: str) -> None:
+        """A client sent a compressed message that was refused for what it would have grown to."""
+
 
 class Http2Protocol(asyncio.Protocol):
     """One connection and its exchanges."""
 
     def __init__(self, owner: Owner) -> None:
         self.loop = owner.loop
+        self.date = owner.date
         self.connection = Http2Connection(owner.huffman, owner.http2_limits)
         self._owner = owner
         self._turns = owner.turns
@@ -81,6 +91,7 @@ class Http2Protocol(asyncio.Protocol):
         self._unread: memoryview | None = None  # what arrived, from where the last turn ended
         self._events: deque[Event] = deque()  # likewise, what it means
         self._received_bytes = 0
+        self._held_bytes = 0  # of frames and header blocks that are cut off
         self._frame_progress: Progress | None = None  # of a frame or header block that is cut off
         self._unsent_bytes = 0  # when it was last looked at
         self._released_bytes = 0  # likewise
@@ -137,13 +148,24 @@ class Http2Protocol(asyncio.Protocol):
 
     def _receive(self, data: bytes) -> Sequence[Event]:
         """What arrived, if the peer has kept to the rules; else the end of everything."""
-        events = self.connection.receive(data)
-        if not self.connection.is_closed:
+        connection = self.connection
+        events = connection.receive(data)
+        held_bytes = connection.held_bytes
+        if held_bytes != self._held_bytes:
+            self._count_held(held_bytes)
+        if not connection.is_closed:
             return events
         if not self._is_over:
             self._end_all()
             self._tell_why_it_ended()
         return ()
+
+    def _count_held(self, held_bytes: int) -> None:
+        """Count what is cut off; a connection without room for it ends, with no one to blame."""
+        more_bytes = held_bytes - self._held_bytes
+        self._held_bytes = held_bytes
+        if not self.hold(more_bytes) and more_bytes > 0 and held_bytes > SPARED_BYTES:
+            self.close(ErrorCode.ENHANCE_YOUR_CALM, NO_ROOM)
 
     @property
     def _has_more(self) -> bool:
@@ -153,10 +175,9 @@ class Http2Protocol(asyncio.Protocol):
     def _bytes_at_once(self, data: bytes | memoryview) -> int:
         """As much of ``data`` as may be received in one piece: a large body costs next to nothing.
 
-        Where a frame is cut off, nobody knows yet where in ``data`` the next one begins; nor does
-        one begin where the preface is still to come.
+        Where a frame is cut off, nobody knows yet where in ``data`` the next one begins.
         """
-        if self.connection.held_bytes or not self.connection.has_settings:
+        if self.connection.held_bytes:
             return PIECE_BYTES
         return self.connection.bytes_at_once(data, PIECE_BYTES)
 
@@ -220,6 +241,7 @@ class Http2Protocol(asyncio.Protocol):
         """End what is left; the connection's own state goes with it."""
         self._transport = None
         self._end_all()
+        self._count_held(0)
         self._owner.closed(self)
 
     def pause_writing(self) -> None:
@@ -263,6 +285,10 @@ class Http2Protocol(asyncio.Protocol):
     def hold(self, more_bytes: int) -> bool:
         """Count bytes of unfinished requests, with those of all connections."""
         return self._owner.hold(more_bytes)
+
+    def refused_to_unpack(self, reason: str) -> None:
+        """A compressed message was refused for what it would have grown to."""
+        self._owner.refused_to_unpack(address_of(self._transport), reason)
 
     # The server's side.
 
@@ -350,6 +376,7 @@ class Http2Protocol(asyncio.Protocol):
         """Say goodbye and close; what is in flight ends."""
         self.connection.close(code, reason)
         self._end_all()
+        self._count_held(0)
         self.send()
 
     def abort(self) -> None:

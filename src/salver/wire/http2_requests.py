@@ -159,7 +159,7 @@ class Requests(Steering):
             self._gaps.append(range(self._last_stream_id + 1 | 1, stream_id, 2))
         self._last_stream_id = stream_id
         if self._goaway_sent_for is not None:
-            self._count_idle_frame()  # the peer was told that it will not be answered
+            self._count_idle_frame("HEADERS")  # the peer was told that it will not be answered
             return
         if len(self._streams) >= self._max_streams:
             raise StreamRuleError(stream_id, ErrorCode.REFUSED_STREAM, "too many streams at once")
@@ -188,7 +188,7 @@ class Requests(Steering):
         Each octet may have been a reference to an entry: decoding it has cost its time.
         """
         self._idle_frames += block_bytes // OCTETS_LIKE_A_FRAME
-        self._count_idle_frame()
+        self._count_idle_frame("HEADERS too large")
         head = too_large_head(block.headers)
         if head.fault:
             raise StreamRuleError(stream_id, ErrorCode.ENHANCE_YOUR_CALM, "too large headers")
@@ -200,7 +200,7 @@ class Requests(Steering):
         if stream is not None:
             self._on_trailers(stream_id, stream, block, ended)
         elif self._is_passed_over(stream_id):
-            self._count_idle_frame()
+            self._count_idle_frame("HEADERS")
         elif any(stream_id in gap for gap in self._gaps):
             raise ConnectionRuleError(
                 ErrorCode.PROTOCOL_ERROR, f"HEADERS on stream {stream_id}, which was left out"
@@ -307,7 +307,7 @@ class Requests(Steering):
             stream.is_ended_by_peer = True
             return True
         if not content:
-            self._count_idle_frame()
+            self._count_idle_frame("DATA")
         return content > 0
 
     def _renew_window(self) -> None:
@@ -331,7 +331,7 @@ class Requests(Steering):
         if not self._is_passed_over(stream_id):
             raise StreamRuleError(stream_id, ErrorCode.STREAM_CLOSED, "DATA on a closed stream")
         if content < USEFUL_BYTES:
-            self._count_idle_frame()
+            self._count_idle_frame("DATA")
 
     def _count_content(self, stream_id: int, stream: Stream, size: int, ended: bool) -> None:
         left = (stream.content_left or 0) - size

@@ -53,13 +53,13 @@ class Steering(Sending):
             self._send_window += increment
             if self._send_window > MAX_WINDOW:
                 raise ConnectionRuleError(ErrorCode.FLOW_CONTROL_ERROR, "a window grows too large")
-            self._count_idle_frame()
+            self._count_idle_frame("WINDOW_UPDATE")
             self._flush_blocked()
             return
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_not_idle(stream_id, "WINDOW_UPDATE")
-            self._count_idle_frame()
+            self._count_idle_frame("WINDOW_UPDATE")
             return
         if not increment:
             raise StreamRuleError(stream_id, ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
@@ -68,7 +68,7 @@ class Steering(Sending):
             raise StreamRuleError(
                 stream_id, ErrorCode.FLOW_CONTROL_ERROR, "a window grows too large"
             )
-        self._count_idle_frame()
+        self._count_idle_frame("WINDOW_UPDATE")
         if stream.pending:
             self._flush(stream_id, stream)
 
@@ -78,15 +78,15 @@ class Steering(Sending):
         if flags & ACK:
             if payload:
                 raise ConnectionRuleError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS ACK with a payload")
-            self._count_idle_frame()
+            self._count_idle_frame("SETTINGS")
             return
         if len(payload) % 6:
             raise ConnectionRuleError(ErrorCode.FRAME_SIZE_ERROR, "SETTINGS of odd length")
         self._has_settings = True
         self._is_particular = False
-        self._count_idle_frame()
+        self._count_idle_frame("SETTINGS")
         for position in range(0, len(payload), 6):
-            self._count_idle_frame()  # each one may touch every stream
+            self._count_idle_frame("SETTINGS")  # each one may touch every stream
             number = int.from_bytes(payload[position : position + 2], "big")
             value = int.from_bytes(payload[position + 2 : position + 6], "big")
             self._apply_setting(number, value)
@@ -124,7 +124,7 @@ class Steering(Sending):
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:
             raise ConnectionRuleError(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
-        self._count_idle_frame()
+        self._count_idle_frame("PING")
         if not flags & ACK:
             self._out.append(frame(PING, ACK, 0, payload))
             self._events.append(PingReceived())
@@ -132,7 +132,7 @@ class Steering(Sending):
     def _on_rst_stream(self, stream_id: int, payload: bytes) -> None:
         if stream_id not in self._streams:
             self._check_not_idle(stream_id, "RST_STREAM")
-            self._count_idle_frame()
+            self._count_idle_frame("RST_STREAM")
             return
         self._count_reset()
         self._end(stream_id, int.from_bytes(payload, "big"))
@@ -145,14 +145,14 @@ class Steering(Sending):
         if stream_id == 0:
             raise ConnectionRuleError(ErrorCode.PROTOCOL_ERROR, "PRIORITY without a stream")
         check_dependency(stream_id, payload)
-        self._count_idle_frame()
+        self._count_idle_frame("PRIORITY")
 
     def _on_goaway(self, stream_id: int, payload: bytes) -> None:
         if stream_id:
             raise ConnectionRuleError(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             raise ConnectionRuleError(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY is shorter than 8 bytes")
-        self._count_idle_frame()
+        self._count_idle_frame("GOAWAY")
         self._events.append(PeerLeaves(int.from_bytes(payload[4:8], "big")))
 
     def _check_not_idle(self, stream_id: int, what: str) -> None:
@@ -161,10 +161,13 @@ class Steering(Sending):
                 ErrorCode.PROTOCOL_ERROR, f"{what} on stream {stream_id}, which was never opened"
             )
 
-    def _count_idle_frame(self) -> None:
+    def _count_idle_frame(self, kind: str) -> None:
+        """Count a frame that brings nothing; in a flood of several kinds the last one is named."""
         self._idle_frames += 1
         if self._idle_frames > self._limits.idle_frames:
-            raise ConnectionRuleError(ErrorCode.ENHANCE_YOUR_CALM, "many frames that bring nothing")
+            raise ConnectionRuleError(
+                ErrorCode.ENHANCE_YOUR_CALM, f"many frames that bring nothing: {kind}"
+            )
 
     def _count_reset(self) -> None:
         self._resets += 1

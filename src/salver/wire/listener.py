@@ -29,10 +29,10 @@ from salver.wire.accepting import Acceptor, peer_of, within_file_descriptors
 from salver.wire.calls import Methods
 from salver.wire.complaints import COMPLAINT_S as COMPLAINT_S  # for those who take it from here
 from salver.wire.complaints import Complaints
-from salver.wire.exchanges import ExchangeLimits, HttpHandler
+from salver.wire.exchanges import ExchangeLimits
 from salver.wire.http1 import Http1Server
 from salver.wire.http1 import Patience as Http1Patience
-from salver.wire.http1_messages import Limits, reason_phrase
+from salver.wire.http1_messages import HttpHandler, Limits, reason_phrase
 from salver.wire.http2 import Http2Limits
 from salver.wire.http2_frames import PREFACE, ErrorCode
 from salver.wire.http2_protocol import Http2Protocol
@@ -186,6 +186,7 @@ class Listener:
             on_refusal=self._refused,
             on_cut=self._cut,
         )
+        self.date = self.http1.date
         self.patience: Final = patience or Patience()
         self.complaints: Final = Complaints(loop.time, logger)
         self._misconduct: Final = Misconduct(loop.time)
@@ -313,6 +314,14 @@ class Listener:
             reason,
             code.name,
             kind=f"sent away: {kind}",
+        )
+
+    def refused_to_unpack(self, address: str, reason: str) -> None:
+        """A gRPC client sent a compressed message that would have grown beyond what is allowed."""
+        self.complaints.say(
+            "A call of the client at %s was refused: %s",
+            address or UNIX_SOCKET,
+            reason,
         )
 
     def _refused(self, address: str, status: int) -> None:
