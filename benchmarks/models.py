@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+
 ROOT: Final = Path(__file__).resolve().parent.parent
 SHELF: Final = ROOT / ".cache" / "benchmark-models"
 
@@ -25,6 +27,8 @@ from saved_models import MODELS, tensorflow  # noqa: E402 # the tests are no pac
 
 LARGE_LAYERS: Final = 8
 LARGE_WIDTH: Final = 2048
+EMBEDDING_ROWS: Final = 1_638_400
+EMBEDDING_WIDTH: Final = 16
 
 
 def base_path(name: str) -> Path:
@@ -84,10 +88,31 @@ def image_mean(version: Path) -> None:
     tf.saved_model.save(module, str(version), signatures=mean)
 
 
+def embedding(version: Path) -> None:
+    """A table of 100 MB, of which some rows are looked up: heavy to load and cheap to run."""
+    tf = tensorflow()
+    module = tf.Module()
+    module.table = tf.Variable(embedding_rows(np.arange(EMBEDDING_ROWS)))
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64, name="ids")])
+    def look_up(ids):
+        return {"rows": tf.gather(module.table, ids)}
+
+    module.look_up = look_up
+    tf.saved_model.save(module, str(version), signatures=look_up)
+
+
+def embedding_rows(ids: np.ndarray) -> np.ndarray:
+    """What the table of ``embedding`` holds for each id: numbers that tell the rows apart."""
+    columns = np.arange(EMBEDDING_WIDTH, dtype=np.float32) / EMBEDDING_WIDTH
+    return (ids.astype(np.float32) / 1000)[:, None] + columns
+
+
 WRITERS: Final[Mapping[str, Callable[[Path], None]]] = {
     **MODELS,
     "large": large,
     "image_mean": image_mean,
+    "embedding": embedding,
 }
 
 

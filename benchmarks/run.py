@@ -25,6 +25,7 @@ BENCHMARKS: Final = {
     "codec_cost": "reading requests and writing answers, beside the usual ways",
     "memory": "resident memory over thirty loads and unloads",
     "whole_server": "throughput, latency and processor time per request",
+    "swap": "what requests feel of switches between versions, and of reloads",
     "wire": "processor time per call beside echo servers in C++ and Python, and beside nginx",
 }
 
@@ -35,6 +36,7 @@ MODELS: Final = (
     "mobilenet_v2",
     "large",
     "image_mean",
+    "embedding",
 )
 
 

@@ -24,7 +24,7 @@ ROWS: Final[Mapping[int, frozenset[str]]] = {
     6: frozenset({"inference"}),
     5: frozenset({"apis", "servables", "sources", "wire"}),
     3: frozenset({"core", "batching", "signature"}),
-    2: frozenset({"metrics", "tensors"}),
+    2: frozenset({"metrics", "saved_model_files", "tensors"}),
     1: frozenset({"dtypes", "protos", "varints"}),
     0: frozenset({"errors"}),
 }

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,12 @@ from salver.errors import (
 )
 from salver.servables.libtensorflow import MOST_KEPT_BYTES, LibTensorFlow
 from salver.servables.tensorflow import (
+    LOADING_NICENESS,
     SavedModel,
     SavedModelLoader,
     SessionConfig,
     TensorFlowRuntime,
+    give_way,
     op_library_paths,
 )
 from saved_models import DTYPES, Shelf, signature_answer, tensorflow, tensorflow_answer
@@ -484,6 +487,29 @@ def test_the_loader_loads_estimates_and_unloads(runtime, shelf: Shelf):
     loader.unload()
     with pytest.raises(NotFound):
         loader.servable()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities of their own")
+def test_a_thread_that_loads_gives_way_and_no_other_does():
+    """It runs behind those that answer; the main thread, and others it starts, stay as they are."""
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def load_in_thread() -> int:
+        give_way()
+        give_way()
+        return niceness()
+
+    give_way()
+    here = niceness()
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(load_in_thread).result()
+    with ThreadPoolExecutor(1) as pool:
+        elsewhere = pool.submit(niceness).result()
+
+    assert here == elsewhere
+    assert there == max(here, LOADING_NICENESS)
 
 
 def test_a_custom_op_library_may_be_a_file_or_a_package(tmp_path: Path):

@@ -27,8 +27,8 @@ from salver.sources.version_policy import All, Latest, Specific
 
 GONE = Unavailable("s3://bucket; no answer")
 
-NEEDS_VARIABLES = b"\x12\x03\x1a\x01\x00"
-"""A graph with a saver in it, and nothing else."""
+NEEDS_VARIABLES = b"\x12\x12\x1a\x01\x00\x0a\x0d\x12\x0bVarHandleOp"
+"""A graph with a saver in it, a variable, and nothing else."""
 
 
 @pytest.fixture

@@ -315,6 +315,7 @@ class BasicManager(Generic[T]):
         victim = min(others, key=lambda other: other.used_at_s)
         logger.info("Putting servable %s to sleep: %s needs the memory", victim.id, harness.id)
         self._evicted[victim] = victim.again()
+        self.serving_map.put_to_sleep(victim.id)  # first: at no moment is it neither here nor there
         self.unload(victim.id)
         return True
 
@@ -483,6 +484,7 @@ class BasicManager(Generic[T]):
         if evicted is not None and harness.is_aspired:
             self._put_to_sleep(evicted)
         else:
+            self.serving_map.forget_asleep(harness.id)
             self._announce(harness, ManagerState.END)
 
     # The one place for each kind of change.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from salver.errors import (
     ServingError,
     Unimplemented,
 )
+from salver.saved_model_files import GRAPH, INDEX, read_needs
 from salver.servables.isolated_messages import Recipe
 from salver.servables.libtensorflow import LibTensorFlow
 from salver.servables.meta_graph import mentions, signature_defs
@@ -39,6 +41,9 @@ from salver.varints import encode_varint
 
 _CALLER_THREAD_BELOW_S: Final = 1e-3
 """Runs expected to be shorter stay in the caller's thread; TensorFlow's own pool costs a hop."""
+
+LOADING_NICENESS: Final = 10
+"""Of threads that load; the p99 of requests during swaps fell from 3x to 2x of calm by it."""
 
 _MAX_PLANS: Final = 256
 """Sets of feeds and fetches that are resolved per version.
@@ -119,6 +124,8 @@ class TensorFlowRuntime:
         self._observer = observer
         self._opening = threading.Lock()
         self._library: LibTensorFlow | None = None
+        self.has_loaded = False
+        """Whether TensorFlow has made its thread pools, which it does for the first session."""
 
     def open(self) -> LibTensorFlow:
         """TensorFlow's library with the custom ops registered, opened at the first call.
@@ -161,6 +168,7 @@ class TensorFlowRuntime:
             library = self.open()
             config = self._config.serialized() + session_overrides(path)
             session = load_session(library, path, self._tags, config)
+            self.has_loaded = True
             servable = self._servable(session)
         except ServingError:
             if self._observer is not None:
@@ -192,6 +200,8 @@ class SavedModelLoader:
 
     def load(self) -> None:
         """Restore the graph and its variables; takes as long as the disk needs."""
+        if self._runtime.has_loaded:  # before, TensorFlow's own threads would inherit it
+            give_way()
         self._servable = self._runtime.load(self._path)
 
     def unload(self) -> None:
@@ -349,6 +359,18 @@ class _MeasuredPlan:
             self.expected_s += 0.1 * (quicker_s - self.expected_s)
 
 
+def give_way() -> None:
+    """Let the calling thread, if it is not the main one, run behind those that answer requests.
+
+    Where threads have priorities of their own, that is on Linux.
+    """
+    if sys.platform != "linux" or threading.current_thread() is threading.main_thread():
+        return
+    thread = threading.get_native_id()
+    if os.getpriority(os.PRIO_PROCESS, thread) < LOADING_NICENESS:
+        os.setpriority(os.PRIO_PROCESS, thread, LOADING_NICENESS)
+
+
 def op_library_paths(name: str) -> list[Path]:
     """The shared libraries that ``name`` means: a file, or all op libraries of a package.
 
@@ -407,6 +429,19 @@ def _check_folder(path: Path) -> None:
         raise NotFound(
             "Specified file path does not appear to contain a SavedModel bundle "
             f"(should have a file called `saved_model.pb`)\nSpecified file path: {path}"
+        )
+    _check_variables(path)
+
+
+def _check_variables(path: Path) -> None:
+    """Refuse a graph without its variables: TensorFlow loads it and then fails every request.
+
+    What else may be missing it notices itself.
+    """
+    if not (path / INDEX).exists() and read_needs(path / GRAPH).variables:
+        raise NotFound(
+            f"{path} has a graph with variables and no {INDEX}; if it is still being copied, "
+            "it will be tried again"
         )
 
 

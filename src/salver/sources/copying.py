@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from salver.errors import Cancelled
+from salver.saved_model_files import GRAPH, GRAPHS, missing_files, read_needs
 from salver.sources.model_cache import Lease, ModelCache
-from salver.sources.saved_model_files import GRAPH, GRAPHS, missing_files, read_needs
 from salver.sources.stores import Store, StoredFile, check_files, fingerprint, joined
 
 _MAX_NAMED: Final = 3

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.sources.saved_model_files import Needs, missing_files, read_needs
+from salver.saved_model_files import Needs, missing_files, read_needs
 from saved_models import Shelf
 
 INDEX = "variables/variables.index"
@@ -74,3 +74,13 @@ def test_any_bytes_are_read_without_an_error(tmp_path_factory: pytest.TempPathFa
 def test_graph_that_is_not_there_needs_nothing(tmp_path: Path):
     """The same goes for a file that cannot be opened."""
     assert read_needs(tmp_path / "saved_model.pb") == Needs()
+
+
+def test_a_graph_whose_variables_became_constants_needs_no_checkpoint(tmp_path: Path):
+    """Freezing a graph leaves its saver behind; TensorFlow restores nothing then, nor do we ask."""
+    saver = b"\x1a\x0dsave/Const:0\x00"  # any SaverDef that says something
+    meta_graph = saver
+    graph = tmp_path / "saved_model.pb"
+    graph.write_bytes(b"\x12" + bytes([len(meta_graph)]) + meta_graph)
+
+    assert read_needs(graph) == Needs()

@@ -1,6 +1,6 @@
 """When the files of a version are all there: what a SavedModel needs, read off names and one file.
 
-A version appears in a store file by file, in any order, and large files late.
+A version appears file by file, in any order, and large files late.
 TensorFlow loads a SavedModel whose variables are missing without a word, and then answers from
 memory nobody filled; so what ``saved_model.pb`` needs is looked up before anything is loaded.
 """
@@ -18,7 +18,7 @@ GRAPH: Final = "saved_model.pb"
 GRAPHS: Final = (GRAPH, "saved_model.pbtxt", "saved_model.cpb", "model.tflite")
 """What a version is recognised by: one of these has to be there."""
 
-_INDEX: Final = "variables/variables.index"
+INDEX: Final = "variables/variables.index"
 _SHARD: Final = re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
 
 # Field numbers of SavedModel, MetaGraphDef and AssetFileDef.
@@ -26,6 +26,12 @@ _META_GRAPHS: Final = 2
 _SAVER_DEF: Final = 3
 _ASSET_FILE_DEF: Final = 6
 _FILENAME: Final = 2
+
+_VARIABLE_OPS: Final = (b"\x12\x0bVarHandleOp", b"\x12\nVariableV2", b"\x12\x08Variable")
+"""The field ``NodeDef.op`` of the ops that hold what a checkpoint restores.
+
+A graph whose variables were made constants may have kept the saver, and needs no checkpoint.
+"""
 
 _FIXED_WIDTHS: Final = {1: 8, 5: 4}  # wire type to bytes
 _MAX_VARINT_BITS: Final = 64
@@ -63,7 +69,7 @@ def read_needs(graph: Path) -> Needs:
 
 
 def _missing_variables(paths: Collection[str]) -> list[str]:
-    missing = [] if _INDEX in paths else [_INDEX]
+    missing = [] if INDEX in paths else [INDEX]
     shards = [match for match in map(_SHARD.fullmatch, paths) if match]
     count = max((int(match[2]) for match in shards), default=1)
     names = (f"variables/variables.data-{number:05}-of-{count:05}" for number in range(count))
@@ -85,6 +91,7 @@ def _needs(data: mmap.mmap) -> Needs:
                     for field, a, b in _fields(data, part_start, part_end)
                     if field == _FILENAME
                 }
+    variables = variables and any(data.find(op) >= 0 for op in _VARIABLE_OPS)
     return Needs(variables, frozenset(assets))
 
 
