@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from fakes import FakeClock, FakeTransport, SteppedLoop
 from running_listener import LOOPS, running
-from salver.wire.http1 import Http1Server, Patience
+from salver.wire.http1 import LARGE_BYTES, Http1Server, Patience
 from salver.wire.http1_messages import HttpHandler, HttpRequest, HttpResponse, Limits
 from salver.wire.progress import LEAST_BYTES_PER_S
-from salver.wire.turns import TURN_S, Turns
+from salver.wire.turns import SENT_TOGETHER, TURN_S, Turns
 
 GET = b"GET /%d HTTP/1.1\r\n\r\n"
 PATIENCE = Patience(idle_s=100, head_s=10, stall_s=20, linger_s=5)
@@ -72,6 +72,12 @@ class TickingClock:
         return self._now_s
 
 
+def end_round(loop: asyncio.AbstractEventLoop) -> None:
+    """Run what is due, once: when all have been heard, what they are answered is sent."""
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
 class Peer:
     """The client's end of one connection to a server without sockets."""
 
@@ -82,6 +88,7 @@ class Peer:
         high_water: int | None = None,
         peername: tuple[object, ...] | None = None,
     ) -> None:
+        self.loop = server.loop
         self.connection = server.connection()
         self.transport = FakeTransport(self.connection, high_water=high_water)
         self.transport.get_extra_info = {"peername": peername}.get
@@ -90,6 +97,13 @@ class Peer:
     def send(self, *pieces: bytes) -> Peer:
         for piece in pieces:
             self.connection.data_received(piece)
+        return self
+
+    def ask(self, *pieces: bytes) -> Peer:
+        """Send, each piece in a round of its own, at whose end what was answered leaves."""
+        for piece in pieces:
+            self.connection.data_received(piece)
+            end_round(self.loop)
         return self
 
     def vanish(self) -> None:
@@ -132,10 +146,10 @@ def make_server(
 
 
 def test_answer_that_is_ready_is_sent_without_a_task(loop: SteppedLoop):
-    """A handler that does not wait has answered before ``data_received`` returns."""
+    """A handler that does not wait is answered for in the round in which it was asked."""
     peer = Peer(make_server(loop))
 
-    peer.send(GET % 1)
+    peer.ask(GET % 1)
 
     assert peer.received == answer(b"/1")
     assert not peer.transport.is_closed
@@ -143,10 +157,10 @@ def test_answer_that_is_ready_is_sent_without_a_task(loop: SteppedLoop):
 
 @pytest.mark.parametrize("times", [1, 4])
 def test_handler_may_be_a_plain_function(loop: SteppedLoop, times: int):
-    """Its response is sent at once, for a head that is new and for one that is known."""
+    """Its response is sent in the same round, for a head that is new and for one that is known."""
     peer = Peer(make_server(loop, lambda request: HttpResponse(200, request.body, "text/plain")))
     for each in range(times):
-        peer.send(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n%04d" % each)
+        peer.ask(b"POST / HTTP/1.1\r\nContent-Length: 4\r\n\r\n%04d" % each)
 
     assert peer.received == b"".join(answer(b"%04d" % each) for each in range(times))
 
@@ -159,7 +173,7 @@ def test_plain_function_that_fails_costs_its_request_only(loop: SteppedLoop):
             raise LookupError(request.target)
         return HttpResponse(200, b"fine", "text/plain")
 
-    peer = Peer(make_server(loop, handler)).send(GET % 1, GET % 2)
+    peer = Peer(make_server(loop, handler)).ask(GET % 1, GET % 2)
 
     assert peer.received.startswith(b"HTTP/1.1 500 ")
     assert peer.received.endswith(answer(b"fine"))
@@ -270,6 +284,7 @@ def test_any_split_of_a_pipeline_gives_the_same_answers(cuts: list[int]):
     peer = Peer(make_server(loop))
 
     peer.send(*(stream[a:b] for a, b in pairwise(edges) if a < b))
+    end_round(loop)
     loop.close()
 
     assert peer.received == b"".join(answer(b"/%dbody" % each) for each in range(6))
@@ -291,19 +306,23 @@ def test_reading_stops_while_a_request_waits_its_turn(loop: SteppedLoop, gate: G
 
 def test_slow_reader_is_not_answered_further(loop: SteppedLoop):
     """While a peer does not read its answers, no further request of its is started."""
-    peer = Peer(make_server(loop), high_water=10).send(GET % 1 + GET % 2 + GET % 3)
+    peer = Peer(make_server(loop), high_water=10).ask(GET % 1)
+    peer.ask(GET % 2 + GET % 3)
     before = (peer.received, peer.transport.is_reading_paused)
 
     peer.transport.unread_bytes = 0
     peer.connection.resume_writing()
+    end_round(loop)
+    peer.ask(GET % 4)
 
     assert before == (answer(b"/1"), True)
-    assert peer.received == answer(b"/1") + answer(b"/2")
+    assert peer.received == answer(b"/1") + answer(b"/2") + answer(b"/3")
+    assert peer.transport.is_reading_paused
 
 
 def test_peer_that_reads_nothing_is_cut(loop: SteppedLoop):
     """A peer that takes no byte of its answer in time is cut off."""
-    peer = Peer(make_server(loop), high_water=10).send(GET % 1)
+    peer = Peer(make_server(loop), high_water=10).ask(GET % 1)
 
     loop.advance(PATIENCE.stall_s)
 
@@ -312,7 +331,7 @@ def test_peer_that_reads_nothing_is_cut(loop: SteppedLoop):
 
 def test_peer_that_reads_slowly_is_served(loop: SteppedLoop):
     """A peer that takes at least some bytes gets more time, again and again."""
-    peer = Peer(make_server(loop), high_water=10).send(GET % 1)
+    peer = Peer(make_server(loop), high_water=10).ask(GET % 1)
 
     for _ in range(5):
         peer.transport.unread_bytes -= 1
@@ -360,11 +379,11 @@ def test_head_that_dribbles_in_is_refused(loop: SteppedLoop):
 
 def test_each_head_has_its_own_deadline(loop: SteppedLoop):
     """A stream of requests cut in mid-head is no slow head."""
-    peer = Peer(make_server(loop)).send(b"GET /0 HT")
+    peer = Peer(make_server(loop)).ask(b"GET /0 HT")
 
     for each in range(1, 30):
         loop.advance(PATIENCE.head_s / 2)
-        peer.send(b"TP/1.1\r\n\r\nGET /%d HT" % each)
+        peer.ask(b"TP/1.1\r\n\r\nGET /%d HT" % each)
 
     assert peer.received == b"".join(answer(b"/%d" % each) for each in range(29))
 
@@ -403,9 +422,9 @@ def test_every_body_of_a_connection_has_its_own_time(loop: SteppedLoop):
     """A short body that is whole in good time is never too slow, however many there are."""
     peer = Peer(make_server(loop))
     for _ in range(5):
-        peer.send(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nx")
+        peer.ask(b"POST / HTTP/1.1\r\nContent-Length: 2\r\n\r\nx")
         loop.advance(PATIENCE.stall_s - 1)
-        peer.send(b"y")
+        peer.ask(b"y")
 
     assert peer.received == answer(b"/xy") * 5
 
@@ -438,10 +457,10 @@ def test_refused_peer_is_told_and_lingered_for(loop: SteppedLoop):
 def test_peer_that_expects_to_be_told_is_told_once(loop: SteppedLoop):
     """A held-back body is asked for, and the answer follows it."""
     peer = Peer(make_server(loop))
-    peer.send(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+    peer.ask(b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
     before = peer.received
 
-    peer.send(b"bo", b"dy")
+    peer.ask(b"bo", b"dy")
 
     assert before == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert peer.received == before + answer(b"/body")
@@ -482,8 +501,8 @@ def test_connection_closes_when_the_peer_asks_for_it(loop: SteppedLoop):
 
 def test_http_1_0_closes_unless_asked_to_stay(loop: SteppedLoop):
     """The older version gets its own defaults and its own status line."""
-    once = Peer(make_server(loop)).send(b"GET /1 HTTP/1.0\r\n\r\n")
-    stays = Peer(make_server(loop)).send(b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+    once = Peer(make_server(loop)).ask(b"GET /1 HTTP/1.0\r\n\r\n")
+    stays = Peer(make_server(loop)).ask(b"GET /1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
 
     assert once.received.startswith(b"HTTP/1.0 200 OK\r\n")
     assert (once.transport.is_closed, stays.transport.is_closed) == (True, False)
@@ -492,7 +511,7 @@ def test_http_1_0_closes_unless_asked_to_stay(loop: SteppedLoop):
 
 def test_head_gets_a_length_and_no_body(loop: SteppedLoop):
     """The next answer follows the head of a HEAD's at once."""
-    peer = Peer(make_server(loop)).send(b"HEAD /1 HTTP/1.1\r\n\r\n" + GET % 2)
+    peer = Peer(make_server(loop)).ask(b"HEAD /1 HTTP/1.1\r\n\r\n" + GET % 2)
 
     assert peer.received == answer(b"/1")[:-2] + answer(b"/2")
 
@@ -510,9 +529,9 @@ def test_bug_in_the_handler_costs_its_request_only(
             await asyncio.sleep(0)
         raise ZeroDivisionError
 
-    peer = Peer(make_server(loop, buggy)).send(GET % 1)
+    peer = Peer(make_server(loop, buggy)).ask(GET % 1)
     loop.step()
-    peer.send(GET % 2)
+    peer.ask(GET % 2)
 
     assert peer.received.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
     assert peer.received.endswith(b"its log says why.\n" + answer(b"/2"))
@@ -702,13 +721,13 @@ def test_long_pipeline_lets_other_connections_take_a_turn(loop: SteppedLoop):
     """One read full of requests is answered in portions, between which the loop is free."""
     server = make_server(loop, turns=Turns(loop, TickingClock(TURN_S / 10)))
     greedy = Peer(server).send(b"".join(GET % each for each in range(1000)))
-    while_greedy_waits = greedy.received.count(b"HTTP/1.1 200")
 
-    modest = Peer(server).send(GET % 1)
+    modest = Peer(server).ask(GET % 1)
+    while_greedy_waits = greedy.received.count(b"HTTP/1.1 200")
     answered_at_once = modest.received
     loop.step(rounds=1000)
 
-    assert while_greedy_waits < 100
+    assert 0 < while_greedy_waits < 100
     assert answered_at_once == answer(b"/1")
     assert greedy.received == b"".join(answer(b"/%d" % each) for each in range(1000))
 
@@ -730,18 +749,27 @@ def test_connection_that_waits_for_its_turn_is_not_read_from(loop: SteppedLoop):
 @given(requests_sent=st.integers(5, 60), steps=st.integers(2, 12))
 def test_connection_is_read_from_or_waits_for_its_turn(requests_sent: int, steps: int):
     """Wherever a turn ends, a connection that is read from has nothing waiting and no turn due."""
+    asked = []
+
+    async def note(request: HttpRequest) -> HttpResponse:
+        asked.append(request.target)
+        return await echo(request)
+
     loop = SteppedLoop()
-    server = make_server(loop, turns=Turns(loop, TickingClock(TURN_S / steps)))
+    server = make_server(loop, note, turns=Turns(loop, TickingClock(TURN_S / steps)))
     peer = Peer(server).send(b"".join(GET % each for each in range(requests_sent)))
     while peer.transport.is_reading_paused:
         loop.step(rounds=1)
-    at_last_turn = peer.received
+    at_last_turn = len(asked)
 
     peer.send(b"".join(GET % each for each in range(1000)))
     is_paused_again = peer.transport.is_reading_paused
+    end_round(loop)
     loop.close()
 
-    assert at_last_turn == b"".join(answer(b"/%d" % each) for each in range(requests_sent))
+    answers = b"".join(answer(b"/%d" % each) for each in range(requests_sent))
+    assert at_last_turn == requests_sent
+    assert peer.received.startswith(answers)
     assert is_paused_again
 
 
@@ -794,6 +822,166 @@ def test_body_is_whole_whatever_pieces_it_comes_in(
     assert peer.received == answer(b"/" + body)
 
 
+# --- when it is sent ------------------------------------------------------------------------------
+
+
+class BrokenTransport(FakeTransport):
+    """Cannot be written to, by a fault of its own."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise RuntimeError("a bug")
+
+
+def test_answers_of_one_round_leave_when_all_have_been_heard(loop: SteppedLoop):
+    """No client is woken while others still wait to be heard."""
+    server = make_server(loop)
+    peers = [Peer(server).send(GET % each) for each in range(3)]
+    before = [each.received for each in peers]
+
+    end_round(loop)
+
+    assert before == [b"", b"", b""]
+    assert [each.received for each in peers] == [answer(b"/%d" % each) for each in range(3)]
+
+
+def test_no_more_than_so_many_answers_wait_for_one_another(loop: SteppedLoop):
+    """The last of them has its own answer sent with the others'."""
+    server = make_server(loop)
+    peers = [Peer(server) for _ in range(SENT_TOGETHER + 1)]
+
+    for each in peers[: SENT_TOGETHER - 1]:
+        each.send(GET % 1)
+    before = {each.received for each in peers}
+    for each in peers[SENT_TOGETHER - 1 :]:
+        each.send(GET % 1)
+
+    assert before == {b""}
+    assert [each.received for each in peers] == [answer(b"/1")] * SENT_TOGETHER + [b""]
+
+
+def test_connection_that_is_lost_before_it_is_sent_to_harms_nobody(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture
+):
+    """Its answer is forgotten; the others have theirs, whatever became of the connection."""
+    server = make_server(loop)
+    first, lost, aborted, last = (Peer(server).send(GET % 1) for _ in range(4))
+
+    lost.vanish()
+    aborted.connection.abort()
+    end_round(loop)
+
+    assert [each.received for each in (first, lost, aborted, last)] == [
+        *(answer(b"/1"), b"", b""),
+        answer(b"/1"),
+    ]
+    assert server.statistics().open_connections == 3
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("others", [2, SENT_TOGETHER - 1])
+def test_fault_in_sending_costs_its_connection_only(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture, others: int
+):
+    """Whether the round has ended or another client is just being heard."""
+    server = make_server(loop)
+    broken = Peer(server)
+    broken.transport = BrokenTransport(broken.connection)
+    broken.connection.connection_made(broken.transport)
+    broken.send(GET % 1)
+
+    peers = [Peer(server).send(GET % 1) for _ in range(others)]
+    loop.step()
+
+    assert [each.received for each in peers] == [answer(b"/1")] * others
+    assert broken.transport.is_aborted
+    assert not any(each.transport.is_closed for each in peers)
+    assert "RuntimeError: a bug" in caplog.text
+
+
+def test_large_answer_leaves_at_once_after_those_before_it(loop: SteppedLoop):
+    """What is much does not wait, and overtakes nothing."""
+    body = bytes(LARGE_BYTES)
+    peer = Peer(make_server(loop)).send(GET % 1)
+
+    peer.send(b"POST /2 HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body), body)
+    at_once = peer.received
+    peer.ask(GET % 3)
+
+    assert at_once == answer(b"/1") + answer(b"/2" + body)
+    assert peer.received == at_once + answer(b"/3")
+
+
+def test_peer_that_stops_sending_in_the_round_of_its_request_is_answered(loop: SteppedLoop):
+    """The transport closes when it is told that nothing more comes, so all has to be there."""
+    peer = Peer(make_server(loop)).send(GET % 1)
+
+    stays = peer.connection.eof_received()
+
+    assert not stays
+    assert peer.received == answer(b"/1")
+
+
+def test_peer_that_stops_sending_and_does_not_read_keeps_its_answer(loop: SteppedLoop):
+    """Whether it reads shows when it is sent to, before it is decided who may go."""
+    peer = Peer(make_server(loop), high_water=10).send(GET % 1)
+
+    stays = peer.connection.eof_received()
+    peer.connection.resume_writing()
+
+    assert stays
+    assert peer.received == answer(b"/1")
+    assert peer.transport.is_closed
+
+
+def test_drain_in_the_round_of_an_answer_lets_it_leave_first(loop: SteppedLoop):
+    """Once, and before the connection is closed."""
+    server = make_server(loop)
+    peer = Peer(server).send(GET % 1)
+
+    server.begin_drain()
+    at_once = (peer.received, peer.transport.is_closed)
+    loop.step()
+
+    assert at_once == (answer(b"/1"), True)
+    assert peer.received == answer(b"/1")
+
+
+def test_what_a_peer_that_does_not_read_is_answered_has_an_end(loop: SteppedLoop):
+    """However much it pipelines in one round, it costs as much as is sent at once and no more."""
+    asked = []
+
+    def handler(request: HttpRequest) -> HttpResponse:
+        asked.append(request.target)
+        return HttpResponse(200, bytes(1024), "text/plain")
+
+    peer = Peer(make_server(loop, handler), high_water=10)
+
+    peer.send(*[b"".join(GET % each for each in range(100))] * 10)
+    loop.step()
+
+    assert len(asked) <= LARGE_BYTES // 1024
+    assert peer.transport.is_reading_paused
+
+
+def test_peer_that_reads_slowly_is_not_cut_for_an_answer_that_is_to_be_sent(
+    loop: SteppedLoop, gate: Gate
+):
+    """What waits to be sent counts as unread from the start, so that less of it is progress."""
+
+    def handler(request: HttpRequest) -> object:
+        return echo(request) if request.target == "/1" else gate(request)
+
+    peer = Peer(make_server(loop, handler), high_water=10).ask(GET % 1 + GET % 2)
+
+    gate.open("/2")
+    loop.step()
+    peer.transport.unread_bytes -= 1
+    loop.advance(PATIENCE.stall_s)
+
+    assert peer.received == answer(b"/1") + answer(b"/2")
+    assert not peer.transport.is_aborted
+
+
 # --- who is told ----------------------------------------------------------------------------------
 
 
@@ -814,7 +1002,7 @@ def test_peer_that_is_cut_off_is_told_with_its_address(loop: SteppedLoop):
     """The same for one that does not read."""
     cut = []
     server = Http1Server(echo, loop=loop, patience=PATIENCE, on_cut=cut.append)
-    peer = Peer(server, high_water=10, peername=("::ffff:192.0.2.1", 4711, 0, 0)).send(GET % 1)
+    peer = Peer(server, high_water=10, peername=("::ffff:192.0.2.1", 4711, 0, 0)).ask(GET % 1)
     loop.advance(PATIENCE.stall_s)
 
     assert peer.transport.is_aborted

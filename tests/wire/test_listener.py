@@ -55,7 +55,7 @@ from salver.wire.listener import (
 )
 from salver.wire.memory import a_quarter_of_memory
 from salver.wire.progress import LEAST_BYTES_PER_S
-from salver.wire.turns import TURN_S
+from salver.wire.turns import SENT_TOGETHER, TURN_S
 
 PATIENCE = Patience(
     handshake_s=10,
@@ -93,6 +93,12 @@ class Gate:
         self.waiting.pop(0).set_result(None)
 
 
+def end_round(loop: asyncio.AbstractEventLoop) -> None:
+    """Run what is due, once: when all have been heard, what they are answered is sent."""
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+
+
 class Line(FakeTransport):
     """A connection whose end is noticed by the protocol, as a real one's is."""
 
@@ -121,6 +127,7 @@ class Client:
     """The client's end of one connection to a listener without sockets."""
 
     def __init__(self, listener: Listener) -> None:
+        self.loop = listener.loop
         newcomer = listener.newcomer()
         self.line = Line(newcomer, listener.loop)
         self.encoder = Encoder()
@@ -129,6 +136,13 @@ class Client:
     def send(self, *pieces: bytes) -> Client:
         for piece in pieces:
             self.line.protocol.data_received(piece)
+        return self
+
+    def ask(self, *pieces: bytes) -> Client:
+        """Send, each piece in a round of its own, at whose end what was answered leaves."""
+        for piece in pieces:
+            self.line.protocol.data_received(piece)
+            end_round(self.loop)
         return self
 
     def call(self, stream_id: int = 1, message: bytes = b"hi", path: str = ECHO) -> bytes:
@@ -231,6 +245,7 @@ def test_http2_is_known_however_its_preface_is_cut(cuts: list[int]):
     client = Client(make_listener(loop))
 
     client.send(*pieces_of(HELLO + client.call(message=b"tea"), cuts))
+    end_round(loop)
     loop.close()
 
     assert client.answers == [b"tea"]
@@ -244,6 +259,7 @@ def test_any_other_first_word_is_http_1_1(method: str, cuts: list[int]):
     client = Client(make_listener(loop))
 
     client.send(*pieces_of(f"{method} /x HTTP/1.1\r\nContent-Length: 0\r\n\r\n".encode(), cuts))
+    end_round(loop)
     loop.close()
 
     assert client.received.startswith(b"HTTP/1.1 ")
@@ -287,7 +303,7 @@ def test_unfinished_requests_share_one_allowance(loop: SteppedLoop):
 
     first.send(HELLO + first.half_a_call())
     held = listener.statistics().held_bytes
-    second.send(HELLO + second.half_a_call())
+    second.ask(HELLO + second.half_a_call())
 
     assert held == 9
     assert listener.statistics().held_bytes == 9
@@ -445,7 +461,7 @@ def test_many_calls_in_one_read_let_others_take_a_turn(loop: SteppedLoop):
 
     greedy.send(b"".join(calls))
     at_first, was_paused = len(greedy.answers), greedy.line.is_reading_paused
-    modest.send(modest.call(1, b"me"))
+    modest.ask(modest.call(1, b"me"))
     meanwhile = modest.answers
     greedy.send(greedy.call(2001, b"1000"))
     loop.step(rounds=1000)
@@ -521,6 +537,87 @@ def test_client_that_does_not_read_waits_with_what_it_asked(loop: SteppedLoop):
     assert unread == 0
     assert len(client.answers) == 500
     assert not client.line.is_reading_paused
+
+
+def test_answers_of_one_round_leave_when_all_have_been_heard(loop: SteppedLoop):
+    """Of both protocols together, first words included."""
+    listener = make_listener(loop)
+    http1, first, second = (Client(listener) for _ in range(3))
+    http1.send(GET)
+    for each in (first, second):
+        each.send(HELLO + each.call(1, b"me"))
+    before = [http1.received, first.answers, second.answers]
+
+    end_round(loop)
+
+    assert before == [b"", [], []]
+    assert http1.received.endswith(b"/hello")
+    assert [first.answers, second.answers] == [[b"me"], [b"me"]]
+
+
+def test_no_more_than_so_many_answers_wait_for_one_another(loop: SteppedLoop):
+    """As many leave together before the round has ended."""
+    listener = make_listener(loop)
+    clients = [Client(listener).ask(HELLO) for _ in range(SENT_TOGETHER + 1)]
+
+    for each in clients:
+        each.send(each.call(1, b"me"))
+
+    assert [each.answers for each in clients] == [[b"me"]] * SENT_TOGETHER + [[]]
+
+
+def test_connection_that_is_lost_before_it_is_sent_to_harms_nobody(
+    loop: SteppedLoop, caplog: pytest.LogCaptureFixture
+):
+    """Whether its client hung up or it was cut off; the others have their answers."""
+    listener = make_listener(loop)
+    first, lost, cut, last = (Client(listener).ask(HELLO) for _ in range(4))
+    for each in (first, lost, cut, last):
+        each.send(each.call(1, b"me"))
+
+    lost.line.protocol.connection_lost(ConnectionResetError())
+    cut.line.abort()
+    end_round(loop)
+
+    assert [each.answers for each in (first, lost, cut, last)] == [[b"me"], [], [], [b"me"]]
+    assert listener.statistics().open_connections == 2
+    assert caplog.records == []
+
+
+def test_client_that_breaks_a_rule_is_closed_before_the_round_ends(loop: SteppedLoop):
+    """It is told with what it was answered before, and read no further."""
+    listener = make_listener(loop)
+    client = Client(listener).ask(HELLO)
+
+    client.send(client.call(1, b"me"))
+    client.send(frame(PING, 0, 1, bytes(8)))
+
+    assert client.line.is_closed
+    assert client.answers == [b"me"]
+    assert client.frames[-1].kind == GOAWAY
+
+
+def test_client_that_stops_sending_in_the_round_of_its_call_is_answered(loop: SteppedLoop):
+    """The transport closes then, so all has to be there."""
+    client = Client(make_listener(loop)).ask(HELLO)
+    client.send(client.call(1, b"me"))
+
+    stays = client.line.protocol.eof_received()
+
+    assert not stays
+    assert client.answers == [b"me"]
+
+
+def test_leaving_in_the_round_of_an_answer_lets_it_leave_first(loop: SteppedLoop):
+    """A goodbye overtakes no answer."""
+    client = Client(make_listener(loop)).ask(HELLO)
+    client.send(client.call(1, b"me"))
+
+    client.line.protocol.leave()
+
+    assert client.answers == [b"me"]
+    assert client.frames[-1].kind == GOAWAY
+    assert client.line.is_closed
 
 
 def test_allowance_is_a_quarter_of_memory_unless_it_is_set(loop: SteppedLoop):

@@ -437,6 +437,29 @@ def test_end_of_a_client_is_quiet(
 
 
 @LOOPS
+def test_goodbye_in_the_same_packet_as_a_request_comes_after_its_answer(
+    new_loop: Callable[[], object],
+    authority: Authority,
+    tls: Callable[[], ssl.SSLContext],
+    hands: list[Hand],
+):
+    """The end of one side is the end of both, but not of what has been asked before."""
+    with running(new_loop, tls=tls) as server:
+        hands.append(Hand(authority, server.port))
+        hands[0].shake()
+        hands[0].flush()
+        hands[0].tls.write(GET)
+        with suppress(ssl.SSLWantReadError):
+            hands[0].tls.unwrap()
+        hands[0].flush()
+        with suppress(ssl.SSLZeroReturnError):  # the server's goodbye
+            hands[0].read()
+        hands[0].socket.close()
+
+    assert hands[0].received.endswith(b"/hello")
+
+
+@LOOPS
 def test_large_upload_that_is_refused_reads_why_over_tls(
     new_loop: Callable[[], object], authority: Authority, tls: Callable[[], ssl.SSLContext]
 ):

@@ -41,6 +41,13 @@ logger = logging.getLogger(__name__)
 PIECE_BYTES: Final = 1024
 """As much of what arrived is parsed at once: twenty octets may be a request."""
 
+LARGE_BYTES: Final = 16 << 10
+"""So much is sent at once, and a body as large is not copied to be joined to its head.
+
+Until it is sent nobody knows whether the peer reads, so this also bounds what one that pipelines
+and does not read is answered.
+"""
+
 FEW_STEPS: Final = 4
 """So many requests or pieces are acted on without a look at the clock."""
 
@@ -192,7 +199,9 @@ class Http1Protocol(asyncio.Protocol):
         self._progress = Progress(0.0, 0)  # of the body that is being read
         self._heard_s = 0.0  # when its last piece came
         self._unread: memoryview | None = None  # what arrived and waits for a turn
+        self._unsent: list[bytes] = []  # what is sent when the others have been heard
         self._unsent_bytes = 0
+        self._untaken_bytes = 0  # by the peer, when it was last looked at
         self._held_bytes = 0
         self._has_eof = False
         self._is_reading_paused = False
@@ -243,6 +252,7 @@ class Http1Protocol(asyncio.Protocol):
         TLS knows no half-open connection: there the end of one side is the end of both.
         """
         self._has_eof = True
+        self.send()
         can_stay = self._transport is not None and self._transport.can_write_eof()
         return can_stay and not self._is_leaving and not self._is_done
 
@@ -268,6 +278,14 @@ class Http1Protocol(asyncio.Protocol):
         self._advance()
 
     # Called by the server.
+
+    def send(self) -> None:
+        """Send what has been written; only now it shows whether the peer has to read first."""
+        if not self._unsent:
+            return
+        self._flush()
+        if self._is_writing_paused:
+            self._settle()
 
     def drain(self) -> None:
         """Answer what has begun, then close."""
@@ -431,6 +449,7 @@ class Http1Protocol(asyncio.Protocol):
         if self._transport is None or self._has_eof:
             self._leave()
             return
+        self._flush()
         self._is_leaving = True
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -444,12 +463,28 @@ class Http1Protocol(asyncio.Protocol):
             self._write([CONTINUE])
 
     def _write(self, pieces: Sequence[bytes]) -> None:
-        if self._transport is None or self._transport.is_closing():
+        """Send soon, with what others are sent; at once where that is much."""
+        is_first = not self._unsent
+        self._unsent += pieces
+        self._unsent_bytes += sum(map(len, pieces))
+        if self._unsent_bytes >= LARGE_BYTES:
+            self._flush()
+        elif is_first:
+            self._server.turns.send_soon(self)
+
+    def _flush(self) -> None:
+        """Send what has been written; small pieces are cheaper joined than sent one by one."""
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
+        if not unsent or self._transport is None or self._transport.is_closing():
             return
-        for piece in pieces:
-            self._transport.write(piece)
+        if len(unsent) > 1 and len(unsent[-1]) >= LARGE_BYTES:
+            self._transport.write(b"".join(unsent[:-1]))
+            self._transport.write(unsent[-1])
+        else:
+            self._transport.write(b"".join(unsent))
 
     def _leave(self) -> None:
+        self._flush()
         self._is_leaving = True
         # Once only: asyncio's TLS forgets what it would have to abort when it is closed twice.
         if self._transport is not None and not self._transport.is_closing():
@@ -494,7 +529,7 @@ class Http1Protocol(asyncio.Protocol):
             self._deadline.set(self._server.patience_in(phase))
         self._watched = watched
         if phase is Phase.ROOM:
-            self._unsent_bytes = self._transport.get_write_buffer_size()
+            self._untaken_bytes = self._transport.get_write_buffer_size() + self._unsent_bytes
 
     def _await_body(self, *, is_new: bool) -> None:
         """Wait for the next piece of a body, or for the end of the while that it is judged by."""
@@ -535,10 +570,10 @@ class Http1Protocol(asyncio.Protocol):
         """Give a slow peer more time as long as it reads at all."""
         if self._transport is None:
             return False
-        unsent_bytes = self._transport.get_write_buffer_size()
-        if unsent_bytes >= self._unsent_bytes:
+        untaken_bytes = self._transport.get_write_buffer_size() + self._unsent_bytes
+        if untaken_bytes >= self._untaken_bytes:
             return False
-        self._unsent_bytes = unsent_bytes
+        self._untaken_bytes = untaken_bytes
         self._deadline.set(self._server.patience_in(self._phase()))
         return True
 

@@ -120,7 +120,7 @@ class Http2Protocol(asyncio.Protocol):
             events = self._receive(data)
             if len(events) <= FEW_EVENTS:
                 self._act_on(events)
-                self.send()
+                self._turns.send_soon(self)
                 return
             self._events.extend(events)
         else:
@@ -158,6 +158,7 @@ class Http2Protocol(asyncio.Protocol):
         if not self._is_over:
             self._end_all()
             self._tell_why_it_ended()
+            self.send()
         return ()
 
     def _count_held(self, held_bytes: int) -> None:
@@ -234,7 +235,8 @@ class Http2Protocol(asyncio.Protocol):
         )
 
     def eof_received(self) -> bool:
-        """A client that has finished sending has finished."""
+        """A client that has finished sending has finished, but gets what is there for it."""
+        self.send()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
