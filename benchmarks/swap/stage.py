@@ -123,6 +123,7 @@ def _command(folder: Path, base_path: Path, grpc_port: int, rest_port: int) -> l
         "serve",
         f"--port={grpc_port}",
         f"--rest_api_port={rest_port}",
+        "--warmup_from_traffic=4",
         f"--model_config_file={config}",
         f"--monitoring_config_file={monitoring}",
     ]
