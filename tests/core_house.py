@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from fakes import FakeLoader
-from salver.core.basic_manager import LoadRetries
 from salver.core.event_bus import EventBus
 from salver.core.manager import AspiredVersionsManager
+from salver.core.resources import ResourceTracker
+from salver.core.retries import LoadRetries
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
 from salver.core.servable_state import ServableState
@@ -77,10 +78,16 @@ class CoreHouse:
         rules: LabelRules | None = None,
         independent: bool = False,
         platforms: Sequence[str] = ("tensorflow",),
+        versions_in_memory: int | None = None,
     ) -> None:
         self.bus: EventBus[ServableState] = EventBus()
         self.monitor = ServableStateMonitor(self.bus)
-        self.manager = AspiredVersionsManager(self.bus, retries=LoadRetries(max_retries=0))
+        self.manager = AspiredVersionsManager(
+            self.bus,
+            retries=LoadRetries(max_retries=0),
+            resources=ResourceTracker(versions_in_memory),
+            evicts=versions_in_memory is not None,
+        )
         self.shelf = Shelf()
         self.load_errors: dict[str, ServingError] = {}
         self.gates: dict[str, threading.Event] = {}
@@ -98,7 +105,7 @@ class CoreHouse:
         errors = [self.load_errors[path]] if path in self.load_errors else []
         gate = self.gates.get(path)
         wait = (lambda: None) if gate is None else (lambda: gate.wait(60) and None)
-        return FakeLoader(str(servable_id), load_errors=errors, on_load=wait)
+        return FakeLoader(str(servable_id), needed_bytes=1, load_errors=errors, on_load=wait)
 
     def add(self, name: str, *versions: int) -> None:
         """Put versions of a model where it looks for them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fakes import FakeLoader
+from fakes import FakeLoader, StepExecutor
 from manager_house import House
 from salver.core.basic_manager import USE_LOOK_S
 from salver.core.retries import Backoff
@@ -211,3 +211,27 @@ def test_a_manager_that_does_not_evict_refuses():
 
     assert house.error("c", 1).message.startswith("Insufficient resources")
     assert loaded(house) == ["a", "b"]
+
+
+def test_a_load_that_hangs_keeps_nobody_asleep():
+    """Others make room for a version that is asked for, whatever else is loading."""
+    pool = StepExecutor()
+    house = House(budget_bytes=120, evicts=True)
+    for name in ("a", "b", "c"):
+        house.have(name, {1: sized()})
+    assert loaded(house) == ["a", "b", "c"]
+    house.have("d", {1: sized()})
+    house.have("a", {})
+    with house.manager.loading_with(pool):
+        house.have("hangs", {1: sized()})
+        while "hangs" not in str(house.events[-1]):
+            pool.run_next()
+            house.settle()
+        future = house.manager.demand(ServableId("d", 1))
+        house.settle()
+        pool.jobs.reverse()  # what hangs stays where it is
+        while not future.done():
+            pool.run_next()
+            house.settle()
+
+    assert "d" in loaded(house)

@@ -747,21 +747,31 @@ def test_load_waits_for_memory_that_is_about_to_come_back():
     assert house.ready("b") == [1]
 
 
-def test_memory_is_given_in_the_order_of_asking():
-    """A small load does not overtake a big one that waits; nor does it starve behind it."""
+def test_a_load_that_fits_does_not_wait_behind_one_that_does_not():
+    """The big one may wait for long: for an unload that hangs, say."""
     pool = StepExecutor()
     house = House(budget_bytes=100, unload_pool=pool)
     house.have("a", {1: FakeLoader(needed_bytes=60)})
     house.have("a", {})
     house.have("big", {1: FakeLoader(needed_bytes=101)})
     house.have("small", {1: FakeLoader(needed_bytes=10)})
-    assert house.ready("small") == []
+    assert house.ready("small") == [1]
 
     pool.run_next()
     house.settle()
 
     assert house.error("big", 1).code is Code.RESOURCE_EXHAUSTED
-    assert house.ready("small") == [1]
+
+
+def test_a_load_that_waits_for_its_next_try_holds_up_nobody():
+    """Its memory may come back in a minute, or in five: one that lacks it is told now."""
+    house = House(budget_bytes=100, max_retries=5)
+    house.have("broken", {1: FakeLoader(needed_bytes=60, load_errors=[Unavailable("no")] * 9)})
+    house.have("big", {1: FakeLoader(needed_bytes=50)})
+    house.have("tiny", {1: FakeLoader(needed_bytes=10)})
+
+    assert house.error("big", 1).code is Code.RESOURCE_EXHAUSTED
+    assert house.ready("tiny") == [1]
 
 
 def test_withdrawing_the_load_that_waits_lets_the_next_go_on():

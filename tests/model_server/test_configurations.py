@@ -10,6 +10,7 @@ from core_house import CoreHouse, model
 from salver.apis.requests import ModelSpec
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
+from salver.core.serving_map import Asleep
 from salver.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -255,6 +256,21 @@ def test_a_label_stays_where_it_is_when_its_new_version_fails():
 
     (view,) = house.core.views()
     assert (view.labels, view.awaited_labels) == ({"stable": 1, "other": 1}, {"stable": 2})
+
+
+def test_a_label_moves_to_a_version_that_sleeps():
+    """It can be had: asking for it by its label wakes it."""
+    house = CoreHouse(rules=FOLLOWING, versions_in_memory=1)
+    house.add("m", 1)
+    house.add("other", 1)
+    house.serve(ModelConfig("other", "/models/other"))  # fills the memory
+    house.serve(ModelConfig("other", "/models/other"), model("m", stable=1))
+    house.add("m", 2)
+    house.serve(ModelConfig("other", "/models/other"), model("m", stable=2))
+
+    with pytest.raises(Asleep) as asleep:
+        meaning(house.core, "stable")
+    assert asleep.value.servable_id == ServableId("m", 2)
 
 
 def test_of_several_labels_only_those_move_whose_version_came():

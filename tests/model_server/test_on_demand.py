@@ -98,7 +98,7 @@ def test_a_model_that_cannot_be_loaded_says_why():
 @pytest.mark.parametrize("limits", [{"timeout_s": 0.0}, {"patience_s": 0.0}])
 def test_patience_ends(limits: dict[str, float]):
     """By the deadline of the request, or by the server's own where it has none."""
-    with pytest.raises(DeadlineExceeded, match="out of memory and could not be loaded within 0 s"):
+    with pytest.raises(DeadlineExceeded, match="out of memory and could not be loaded in time"):
         run(lambda: waited_for(call(Sleeper(), **limits)))
 
 

@@ -7,6 +7,7 @@ import gc
 import http.client
 import logging
 import socket
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 from fakes import FakeClock, FakeTransport, SteppedLoop
 from running_listener import LOOPS, running
-from salver.wire.http1 import LARGE_BYTES, Http1Server, Patience
+from salver.wire.http1 import LARGE_BYTES, Http1Server, Patience, finished
 from salver.wire.http1_messages import HttpHandler, HttpRequest, HttpResponse, Limits
 from salver.wire.progress import LEAST_BYTES_PER_S
 from salver.wire.turns import SENT_TOGETHER, TURN_S, Turns
@@ -1007,3 +1008,36 @@ def test_peer_that_is_cut_off_is_told_with_its_address(loop: SteppedLoop):
 
     assert peer.transport.is_aborted
     assert cut == ["192.0.2.1"]
+
+
+class MishapError(Exception):
+    """Something to hold on to, weakly."""
+
+
+def test_a_wait_that_failed_leaves_nothing_for_the_collector():
+    """An error holds the frames it passed, and with them whatever the request had in hand."""
+
+    async def handler(waits: list[asyncio.Future[None]]) -> HttpResponse:
+        try:
+            await waits.pop()
+        except MishapError:
+            return HttpResponse(404)
+        raise AssertionError("it should have failed")
+
+    async def answer() -> weakref.ref[MishapError]:
+        waited_for: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        started = handler([waited_for])
+        task = asyncio.ensure_future(finished(started, started.send(None)))
+        mishap = MishapError()
+        waited_for.set_exception(mishap)
+        assert (await task).status == 404
+        return weakref.ref(mishap)
+
+    gc.collect()
+    gc.disable()
+    try:
+        left = asyncio.run(answer())()
+    finally:
+        gc.enable()
+
+    assert left is None

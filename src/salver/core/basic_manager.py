@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
@@ -39,14 +39,11 @@ R = TypeVar("R")
 
 _FORGETTABLE: Final = frozenset({State.NEW, State.DISABLED, State.ERROR})
 
-_GIVES_MEMORY_BACK: Final = frozenset(
-    {
-        State.LOADING,  # it may fail
-        State.UNLOAD_REQUESTED,
-        State.QUIESCING,
-        State.QUIESCED,
-        State.UNLOADING,
-    }
+_MAY_FAIL: Final = frozenset({State.LOADING})
+"""It gives its memory back if it does."""
+
+_LEAVING: Final = frozenset(
+    {State.UNLOAD_REQUESTED, State.QUIESCING, State.QUIESCED, State.UNLOADING}
 )
 
 
@@ -156,13 +153,37 @@ class BasicManager(Generic[T]):
 
         One that brings an error in place of a loader ends here and now.
         """
-        harness = LoaderHarness(data.id, data.payload)
+        harness = LoaderHarness.of(data)
         self._streams.setdefault(data.id.name, {})[data.id.version] = harness
         if data.error is None:
             self.unsettled.add(data.id.name)
             self._announce(harness, ManagerState.START)
         else:
             self._fail(harness, data.error)
+
+    def redirect(self, harness: LoaderHarness[T], data: ServableData[Loader[T]]) -> None:
+        """Take a version from another place: as soon as it is not in memory, nor on its way.
+
+        One that is ready stays as it is, as in TensorFlow Serving.
+        """
+        harness.successor = data
+        at_rest = harness.state in _FORGETTABLE or harness in self._retrying
+        if at_rest or harness in self._waiting_for_memory:
+            self._succeed(harness, data)
+
+    def _succeed(self, harness: LoaderHarness[T], data: ServableData[Loader[T]]) -> None:
+        """Begin anew with a version, from where it is to be found now."""
+        logger.info("Servable %s is to be loaded from %s now", data.id, data.origin)
+        self._retrying.pop(harness, None)
+        self._reviving.pop(harness, None)
+        if harness in self._waiting_for_memory:
+            self._waiting_for_memory.remove(harness)
+        self._resources.release(harness.id)
+        new = LoaderHarness.of(data)
+        new.is_asleep, new.is_demanded = harness.is_asleep, harness.is_demanded
+        self._begin_again(new)
+        if not new.is_asleep:
+            self._announce(new, ManagerState.START)
 
     def keep(self, harness: LoaderHarness[T]) -> None:
         """Note that a version is wished for again."""
@@ -268,7 +289,9 @@ class BasicManager(Generic[T]):
     # The steps of a load.
 
     def _estimated(self, harness: LoaderHarness[T], outcome: int | ServingError) -> None:
-        if isinstance(outcome, ServingError):
+        if harness.is_aspired and harness.successor is not None:
+            self._succeed(harness, harness.successor)
+        elif isinstance(outcome, ServingError):
             text = f"Error while attempting to reserve resources to load servable {harness.id}"
             self._fail(harness, error_for(outcome.code, f"{text}: {outcome.message}"))
         elif not harness.is_aspired:
@@ -278,20 +301,23 @@ class BasicManager(Generic[T]):
             self._waiting_for_memory.append(harness)
 
     def _approve_next(self) -> bool:
-        """Let the load that has waited longest go on, if there is memory for it.
+        """Let a load go on for which there is memory: of those, the one that has waited longest.
 
-        If there is not, it waits, and all behind it, as long as memory may come back by itself;
-        after that it is refused.
+        The first of those for which there is none waits as long as memory may come back by itself;
+        after that others make room for it, or it is refused.
         """
         if not self._waiting_for_memory:
             return False
-        harness = self._waiting_for_memory[0]
+        waiting = self._waiting_for_memory
+        harness = next((h for h in waiting if self._resources.fits(h.needed_bytes)), waiting[0])
         if not self._resources.fits(harness.needed_bytes):
-            if self._may_get_memory_back():
+            if self._is_any(_LEAVING):
                 return False
             if self._evicts and self._make_room_for(harness):
                 return True
-        self._waiting_for_memory.popleft()
+            if self._is_any(_MAY_FAIL):
+                return False
+        waiting.remove(harness)
         self._approve(harness)
         return True
 
@@ -370,9 +396,10 @@ class BasicManager(Generic[T]):
             self.unsettled.add(servable_id.name)
             self._announce(harness, ManagerState.START)
 
-    def _may_get_memory_back(self) -> bool:
+    def _is_any(self, states: Collection[State]) -> bool:
+        """Whether a version is in one of these states and at work, not waiting for its next try."""
         return any(
-            harness.state in _GIVES_MEMORY_BACK
+            harness.state in states and harness not in self._retrying
             for stream in self._streams.values()
             for harness in stream.values()
         )
@@ -421,6 +448,8 @@ class BasicManager(Generic[T]):
         if not harness.is_aspired:
             logger.info("Retrying of Loading servable: %s was cancelled.", harness.id)
             self._fail(harness, error)
+        elif harness.successor is not None:
+            self._succeed(harness, harness.successor)
         elif harness.attempts <= self._retries.max_retries:
             due_s = self._clock() + self._retries.interval_s
             self._retrying[harness] = _Retry(due_s, error)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 from salver.core.loader import Cancellable, Loader
+from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
 from salver.errors import Cancelled, Internal, ServingError
 
@@ -100,11 +101,22 @@ class LoaderHarness(Generic[T]):
         self.is_demanded = False
         """Whether somebody asked for it, or it takes another's place: others may have to go."""
         self.used_at_s = 0.0
+        self.origin = ""
+        """Where the version comes from."""
+        self.successor: ServableData[Loader[T]] | None = None
+        """The same version from another place, to be loaded in this one's stead when it can be."""
         self.needed_bytes = 0
         self.error: ServingError | None = None
         self._state = State.NEW
         self._loader = loader
         self._servable: T | None = None
+
+    @classmethod
+    def of(cls, data: ServableData[Loader[T]]) -> LoaderHarness[T]:
+        """A version that was wished for."""
+        harness = cls(data.id, data.payload)
+        harness.origin = data.origin
+        return harness
 
     @property
     def state(self) -> State:
@@ -139,7 +151,11 @@ class LoaderHarness(Generic[T]):
 
     def again(self) -> LoaderHarness[T]:
         """The same version, at its beginning; to be taken before this one fails or is unloaded."""
-        return LoaderHarness(self.id, self._live_loader())
+        if self.successor is not None:
+            return LoaderHarness.of(self.successor)
+        harness = LoaderHarness(self.id, self._live_loader())
+        harness.origin = self.origin
+        return harness
 
     def withdraw(self) -> None:
         """Note that nobody wishes for the version any more; a load at work may end early."""

@@ -224,9 +224,12 @@ class AspiredVersionsManager(Generic[T]):
             elif not harness.is_aspired:
                 self._basic.keep(harness)
         # Reversed, so that of two entries for one version the first is the one that stays.
-        new = {d.id.version: d for d in reversed(wish) if _is_news(d, known.get(d.id.version))}
-        for data in new.values():
-            self._basic.manage(data)
+        for version, data in {data.id.version: data for data in reversed(wish)}.items():
+            found = known.get(version)
+            if found is None or _is_news(data, found):
+                self._basic.manage(data)
+            elif _is_elsewhere(data, found):
+                self._basic.redirect(found, data)
 
     def _act(self) -> bool:
         """Carry out the most urgent action: an unload before a load, for the memory's sake.
@@ -295,8 +298,12 @@ class AspiredVersionsManager(Generic[T]):
             return False
 
 
-def _is_news(data: ServableData[Loader[T]], harness: LoaderHarness[T] | None) -> bool:
-    """Whether a version is new: to us, or because its source had nothing but an error before."""
-    if harness is None:
-        return True
+def _is_news(data: ServableData[Loader[T]], harness: LoaderHarness[T]) -> bool:
+    """Whether a version that is known is new after all: its source had only an error before."""
     return harness.came_as_error and str(data.error) != str(harness.error)
+
+
+def _is_elsewhere(data: ServableData[Loader[T]], harness: LoaderHarness[T]) -> bool:
+    """Whether a version that is known is to be found in another place than before."""
+    known = harness.origin if harness.successor is None else harness.successor.origin
+    return data.payload is not None and data.origin != known

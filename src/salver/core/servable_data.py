@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar, cast
 
 from salver.core.servable_id import ServableId
@@ -18,6 +18,8 @@ class ServableData(Generic[T_co]):
     id: ServableId
     payload: T_co | None = None
     error: ServingError | None = None
+    origin: str = field(default="", compare=False)
+    """Where the version comes from, whatever form its payload has taken since."""
 
     def value(self) -> T_co:
         """The payload.

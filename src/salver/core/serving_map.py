@@ -115,8 +115,10 @@ class ServingMap(Generic[T]):
         if ready.asleep and (asleep := ready.asleep.get(name)):
             version = max(asleep)
             if lease is None or lease.id.version < version:
+                del ready, lease  # a traceback that somebody keeps must not keep them
                 raise Asleep(_no_latest(name), ServableId(name, version))
         if lease is None:
+            del ready
             raise NotFound(_no_latest(name))
         return ServableHandle(lease)
 
@@ -132,10 +134,10 @@ class ServingMap(Generic[T]):
         lease = versions.get(version) if versions is not None else None
         if lease is not None:
             return ServableHandle(lease)
+        is_asleep = version in ready.asleep.get(name, ())
+        del ready, versions  # a traceback that somebody keeps must not keep them
         text = f"Servable not found for request: Specific({name}, {version})"
-        if version in ready.asleep.get(name, ()):
-            raise Asleep(text, ServableId(name, version))
-        raise NotFound(text)
+        raise Asleep(text, ServableId(name, version)) if is_asleep else NotFound(text)
 
     def versions(self, name: str) -> list[int]:
         """The ready versions of ``name``, highest first."""

@@ -59,7 +59,9 @@ class SourceAdapter(Generic[In, Out]):
 
     def _converted(self, data: ServableData[In]) -> ServableData[Out]:
         try:
-            return ServableData(data.id, self._convert(data.id, data.value()))
+            given = data.value()
+            converted = self._convert(data.id, given)
+            return ServableData(data.id, converted, origin=data.origin or str(given))
         except ServingError as error:
             # A fresh error: the caught one holds on to this frame and everything in it.
             return ServableData(data.id, error=error_for(error.code, error.message))

@@ -51,12 +51,15 @@ class OnDemand:
             Unavailable: it was, and each time the model was put to sleep again at once.
             ServingError: the model could not be loaded; or the attempt's own.
         """
-        for _ in range(TIMES_WOKEN):
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + (self._patience_s if timeout_s is None else timeout_s)
+        for times_woken in range(TIMES_WOKEN + 1):
             try:
                 return await attempt()
             except Asleep as asleep:
                 servable_id = asleep.servable_id
-            await self._woken(servable_id, timeout_s)
+            if times_woken < TIMES_WOKEN:
+                await self._woken(servable_id, ends_s - loop.time())
         raise Unavailable(
             f"Servable {servable_id} was loaded {TIMES_WOKEN} times for this request and put to "
             "sleep for others each time; the memory budget is too small for what is asked for"
@@ -72,15 +75,13 @@ class OnDemand:
             return answer
         return self.waking(_first(answer, partial(_called, handler, message, timeout_s)), timeout_s)
 
-    async def _woken(self, servable_id: ServableId, timeout_s: float | None) -> None:
-        patience_s = self._patience_s if timeout_s is None else timeout_s
+    async def _woken(self, servable_id: ServableId, patience_s: float) -> None:
         coming = asyncio.wrap_future(self._demand(servable_id))
         try:
-            await asyncio.wait_for(asyncio.shield(coming), patience_s)
+            await asyncio.wait_for(asyncio.shield(coming), max(patience_s, 0.0))
         except asyncio.TimeoutError:  # another class than TimeoutError before Python 3.11
             raise DeadlineExceeded(
-                f"Servable {servable_id} was out of memory and could not be loaded within "
-                f"{patience_s:g} s"
+                f"Servable {servable_id} was out of memory and could not be loaded in time"
             ) from None
 
 

@@ -394,12 +394,15 @@ class ServerCore:
 
     def _follow_load(self, state: ServableState) -> None:
         """Give the labels that waited for a version to it: before it can push the old one out."""
-        labels = self._labels
-        is_available = state.manager_state is ManagerState.AVAILABLE
-        if labels is None or not is_available or state.id.name not in labels.awaited:
+        can_be_had = state.manager_state is ManagerState.AVAILABLE or (
+            state.manager_state is ManagerState.END and self._manager.is_asleep(state.id)
+        )
+        if not can_be_had:
             return
-        with self._labels_lock:
-            self._labels = _moved(self._labels or labels, state.id)
+        with self._labels_lock:  # whoever sets labels holds it while looking at the states
+            labels = self._labels
+            if labels is not None and state.id.name in labels.awaited:
+                self._labels = _moved(labels, state.id)
 
     def _can_be_had(self, name: str, version: int) -> bool:
         servable_id = ServableId(name, version)

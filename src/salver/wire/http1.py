@@ -113,6 +113,9 @@ def rest_of(
                 started.close()
                 raise
             except BaseException as error:  # noqa: BLE001 -- all others are the coroutine's
+                # A future holds its error, whose traceback holds this frame: without this both
+                # would stay, and with them all that the error has passed, until a collection.
+                awaited = None
                 awaited = started.throw(error)
             else:
                 awaited = started.send(value)
