@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -53,8 +54,10 @@ def server(shelf: Shelf, folder: Path) -> Iterator[ServerProcess]:
 def no_further_files(server: ServerProcess, spare: int = 0) -> Iterator[None]:
     """Forbid a running server all files but those it has open, and a few to ``spare``."""
     soft, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
-    highest = max(int(each.name) for each in Path(f"/proc/{server.pid}/fd").iterdir())
-    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (highest + 1 + spare, hard))
+    taken = {int(each.name) for each in Path(f"/proc/{server.pid}/fd").iterdir()}
+    free = (number for number in range(soft) if number not in taken)
+    limit = next(islice(free, spare, None))  # what is open above it stays open
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (limit, hard))
     try:
         yield
     finally:

@@ -11,8 +11,10 @@ import pytest
 
 from core_house import CoreHouse, model
 from salver.apis.requests import ModelSpec
+from salver.core.servable_state import ManagerState, ServableState
 from salver.errors import (
     Aborted,
+    Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
     Internal,
@@ -23,8 +25,8 @@ from salver.errors import (
 )
 from salver.metrics import Metrics
 from salver.model_server.model_config import ModelConfig, model_message
-from salver.model_server.reloading import MAX_CALLS, Reloading
-from salver.model_server.server_core import LabelRules
+from salver.model_server.reloading import MAX_CALLS, MAX_LINES, Reloading, outcome
+from salver.model_server.server_core import LabelRules, ModelProgress
 from salver.protos import config_pb2
 
 SOON_S = 0.05
@@ -163,6 +165,67 @@ def test_independent_models_are_not_waited_for_where_there_is_nothing():
         house.core.handle(ModelSpec("m")).release()
 
 
+def test_a_name_of_before_whose_path_is_not_there_ends_the_call_after_one_look():
+    """That it was served once, and ended, says nothing about now."""
+    house = CoreHouse(independent=True)
+    house.add("m", 1)
+    gone = ModelConfig("m", "/models/gone")
+    with house.running():
+        reload(house, request(model("m")))
+        reload(house, request())
+        with pytest.raises(NotFound, match="m: base path /models/gone is not there"):
+            reload(house, request(gone))
+
+
+def test_a_load_that_is_not_wished_for_any_more_is_no_failure(house: CoreHouse):
+    """Another configuration came in between."""
+    house.load_errors["/models/n/1"] = Cancelled("Loading of servable cancelled")
+    with house.running(), pytest.raises(Aborted, match="n: version 1 is not wished for any more"):
+        reload(house, request(model("m"), model("n")))
+
+
+def test_an_answer_about_very_many_models_has_an_end():
+    """What is amiss comes first; the rest is a number."""
+    waiting = [ModelProgress(f"m{number}", "nothing found yet") for number in range(5000)]
+
+    error = outcome([ModelProgress("fine", "there", is_ready=True), *waiting], "r-1", True)
+
+    assert isinstance(error, DeadlineExceeded)
+    lines = error.message.splitlines()
+    assert lines[:2] == [
+        "Configuration r-1 holds; 1 of 5001 new models are available.",
+        "m0: nothing found yet",
+    ]
+    assert (len(lines), lines[-1]) == (MAX_LINES + 2, f"and {5001 - MAX_LINES} more")
+
+
+def test_a_call_that_is_gone_waits_for_no_look():
+    """Looks at a dead mount end nowhere, and calls come again and again."""
+    house = CoreHouse()
+    looking, never = threading.Event(), threading.Event()
+
+    def look() -> None:
+        looking.set()
+        never.wait(60)
+
+    house.shelf.is_polled = look
+    looked = []
+    house.core.configure([])
+    house.core.look_soon(lambda: looked.append("first"))
+    looking.wait(60)
+    for _ in range(3):
+        with pytest.raises(DeadlineExceeded):
+            reload(house, request(model("missing")), timeout_s=SOON_S)
+        reload(house, request())
+    done = threading.Event()
+    house.shelf.is_polled = lambda: None
+    house.core.look_soon(done.set)
+    never.set()
+
+    assert done.wait(60)
+    assert house.shelf.polls == 2
+
+
 def test_a_call_that_hangs_holds_up_no_other(house: CoreHouse):
     """TensorFlow Serving's holds a lock for as long as it hangs."""
     reloading = Reloading(house.core, Metrics(), wait_s=PATIENCE_S)
@@ -195,8 +258,7 @@ def test_so_many_calls_may_wait_and_no_more(house: CoreHouse):
         calls = [
             asyncio.ensure_future(cast("Awaitable[bytes]", reloading.reload(data, None)))
             for _ in range(MAX_CALLS)
-        ]
-        await asyncio.wait(calls, timeout=0)  # lets each of them begin
+        ]  # none of which has begun
         try:
             with pytest.raises(ResourceExhausted):
                 reloading.reload(data, None)
@@ -204,6 +266,9 @@ def test_so_many_calls_may_wait_and_no_more(house: CoreHouse):
             for call in calls:
                 call.cancel()
             await asyncio.gather(*calls, return_exceptions=True)
+        again = cast("asyncio.Future[bytes]", reloading.reload(data, None))
+        again.cancel()
+        await asyncio.gather(again, return_exceptions=True)
 
     asyncio.run(crowd())
 
@@ -246,14 +311,19 @@ def test_the_answer_tells_how_metrics_grew(house: CoreHouse):
     """By TensorFlow Serving's names; one that is not there, or is no number, has not grown."""
     metrics = Metrics()
     counted = "/tensorflow/serving/request_count"
-    house.bus.subscribe(lambda _: metrics.request_count.increment("m", "OK"))
+
+    def count(state: ServableState) -> None:
+        if state.manager_state is not ManagerState.AVAILABLE:  # the answer waits for no more
+            metrics.request_count.increment("m", "OK")
+
+    house.bus.subscribe(count)
     names = (counted, "/no/such/metric", "/tensorflow/serving/request_latency", counted)
     house.add("m", 1)
     with house.running():
         response = reload(house, request(model("m"), metrics=names), metrics=metrics)
 
     assert [(m.name, m.int64_value_increase) for m in response.metric] == [
-        (counted, 3),
+        (counted, 2),
         ("/no/such/metric", 0),
         ("/tensorflow/serving/request_latency", 0),
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import logging
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import cycle
@@ -444,6 +446,8 @@ def test_goodbye_in_the_same_packet_as_a_request_comes_after_its_answer(
     hands: list[Hand],
 ):
     """The end of one side is the end of both, but not of what has been asked before."""
+    if sys.version_info < (3, 11) and new_loop is asyncio.new_event_loop:
+        pytest.skip("the asyncio of Python 3.10 hangs up at a goodbye, whatever is to be sent")
     with running(new_loop, tls=tls) as server:
         hands.append(Hand(authority, server.port))
         hands[0].shake()
