@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from fakes import FakeServe
 from salver.cli import main
+from salver.model_server.text_proto import MAX_FILE_BYTES
 
 MODEL = 'name: "m" base_path: "{}" model_platform: "tensorflow"'
 
@@ -45,6 +47,34 @@ def test_a_bad_file_ends_with_1(file: Path, capsys: pytest.CaptureFixture[str]):
         f'{file}:2:12: error: Message type "tensorflow.serving.ModelConfig" has no field named '
         '"nmae". Did you mean "name"?'
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("pipe", "no regular file"),
+        ("device", "no regular file"),
+        ("folder", "Is a directory"),
+        ("huge", "larger than 64 MiB"),
+    ],
+)
+def test_what_need_not_end_is_not_read(
+    file: Path, kind: str, text: str, capsys: pytest.CaptureFixture[str]
+):
+    """Nor waited for: it is told at once what it is."""
+    other = file.with_name("other")
+    if kind == "pipe":
+        os.mkfifo(other)
+    elif kind == "device":
+        other.symlink_to("/dev/zero")
+    elif kind == "folder":
+        other.mkdir()
+    else:
+        with other.open("wb") as sparse:
+            sparse.truncate(MAX_FILE_BYTES + 1)
+
+    assert run(str(other)) == 1
+    assert text in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", [None, ""])

@@ -57,6 +57,30 @@ def test_a_good_file_says_which_versions_would_be_loaded():
     assert told(report) == []
 
 
+def test_a_folder_may_be_written_as_a_uri():
+    """It is the one that its path means."""
+    report = checked(
+        f'model_config_list {{ config {{ name: "a" base_path: "file:///models/m" {PLATFORM} }} }}'
+    )
+
+    assert report.is_good
+    assert list(report.honoured) == [
+        "a: the latest version in file:///models/m; loads 10 of 10, 2, 1"
+    ]
+
+
+def test_a_secret_in_a_base_path_is_refused_and_not_repeated():
+    """What a check writes ends up in logs."""
+    uri = "https://me:hunter2@example.com/m"
+    report = checked(
+        f'model_config_list {{ config {{ name: "a" base_path: "{uri}" {PLATFORM} }} }}'
+    )
+
+    assert not report.is_good
+    assert "carries credentials" in told(report)[0]
+    assert "hunter2" not in str(report)
+
+
 def test_everything_that_is_wrong_is_told_with_its_place():
     """All of it at once, in the order of the file."""
     report = checked(

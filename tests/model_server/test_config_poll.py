@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,47 @@ def test_what_came_by_other_ways_stays_until_the_file_changes(followed: Followed
 
     followed.write(listed("m", "o"))
     assert followed.names() == ["m", "o"]
+
+
+def test_a_file_seen_half_written_that_is_the_old_one_again_has_not_changed(followed: Followed):
+    """What came by other ways meanwhile stays."""
+    followed.house.core.edit("n", model("n"), if_revision=followed.house.core.revision())
+    followed.write(listed("m")[:-20])
+    followed.write(listed("m"))
+
+    assert followed.names() == ["m", "n"]
+
+
+def test_a_file_that_cannot_be_read_to_its_end_does_not_hold_up_the_end():
+    """As on a mount that is dead; the thread that reads it is left alone."""
+    reading, never = threading.Event(), threading.Event()
+
+    def read(_path: str) -> bytes:
+        reading.set()
+        never.wait()
+        return b""
+
+    async def follow() -> None:
+        file = ModelConfigFile("f", CoreHouse().core, prevails=False, read=read)
+        task = asyncio.ensure_future(file.keep_fresh(0))
+        await asyncio.get_running_loop().run_in_executor(None, reading.wait)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(follow())  # which joins the threads of the loop's pool
+
+    assert not never.is_set()
+    never.set()
+
+
+def test_a_file_that_becomes_a_pipe_changes_nothing(followed: Followed):
+    """It is not even waited for."""
+    followed.path.unlink()
+    os.mkfifo(followed.path)
+    followed.file.refresh()
+
+    assert followed.names() == ["m"]
+    assert "no regular file" in followed.complaints()[0]
 
 
 def test_a_file_that_prevails_undoes_what_came_by_other_ways(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,8 +20,10 @@ from salver.model_server.isolation import EVERY_MODEL, IsolatedStateMonitor, Iso
 from salver.model_server.options import Options, check_what_to_serve
 from salver.servables.isolated import IsolatedLoader
 from salver.servables.isolated_messages import Recipe
+from salver.servables.isolated_process import WorkerProcess
 
 RECIPE = Recipe(path="", working_folder="")
+WORKER = Path(__file__).parents[1] / "servables" / "isolated_worker_fake.py"
 
 
 @pytest.mark.parametrize(
@@ -57,6 +63,35 @@ def test_a_load_that_fails_is_counted(tmp_path: Path):
 
     assert metrics.load_attempt_count.values() == {(str(tmp_path), "fail"): 1}
     assert isolation.trouble(ServableId("m", 1)) is None
+
+
+def test_trouble_is_known_whatever_loaders_are_made_later(tmp_path: Path):
+    """Each wish makes a loader for every version; the one that loaded counts."""
+    here = tmp_path / "here"
+    here.touch()
+    command = (sys.executable, str(WORKER))
+    isolation = Isolation(
+        [EVERY_MODEL],
+        metrics=Metrics(),
+        load_timeout_s=60,
+        make_process=partial(WorkerProcess, command=command),
+    )
+    make_loader = isolation.around(lambda _id, path: FakeLoader(path), RECIPE)
+    servable_id, path = ServableId("m", 1), f"while:{here}"
+    loader = make_loader(servable_id, path)
+    loader.load()
+    servable = loader.servable()
+    make_loader(servable_id, path)
+    assert isolation.trouble(servable_id) is None
+
+    here.unlink()
+    os.kill(servable.pid, signal.SIGKILL)
+
+    servable.wait_until(lambda: servable.trouble is not None, 60)
+    trouble = isolation.trouble(servable_id)
+    loader.unload()
+    assert isinstance(trouble, Unavailable)
+    assert "m/1 is down" in trouble.message
 
 
 def test_a_version_in_trouble_is_shown_as_loading():

@@ -86,17 +86,21 @@ def test_what_has_no_effect_is_said_once_in_the_log(
         found = read(
             tmp_path,
             'session_target: "grpc://x" num_tflite_pools: 3 '
+            'experimental_fixed_input_tensors { name: "x" tensor { dtype: DT_FLOAT '
+            "tensor_shape { dim { size: 2 } } float_val: [1, 2] } } "
             "model_warmup_options { num_model_warmup_threads { value: 2 } }",
         )
 
     texts = [record.getMessage() for record in caplog.records]
     assert [remark.path for remark in found.remarks] == [
         ("session_target",),
+        ("experimental_fixed_input_tensors",),
         ("num_tflite_pools",),
         ("model_warmup_options", "num_model_warmup_threads"),
     ]
     assert "session_target has no effect: sessions run in this process" in texts[0]
-    assert len(texts) == 3
+    assert "experimental_fixed_input_tensors has no effect" in texts[1]
+    assert len(texts) == 4
     assert found.refusal is None
 
 

@@ -109,7 +109,9 @@ def test_a_change_without_a_revision_is_refused(admin: Admin, method: str, given
     answer = admin.ask(method, "/v1/config/models/m", N, **headers)
 
     assert answer.status == 428
-    assert "If-Match" in json.loads(answer.body)["error"]
+    error = json.loads(answer.body)["error"]
+    assert "If-Match" in error
+    assert error.endswith(f"there was {given!r}" if given else "there was none")
 
 
 def test_a_change_of_an_older_revision_is_refused(admin: Admin):
@@ -136,6 +138,10 @@ def test_a_change_of_an_older_revision_is_refused(admin: Admin):
         ("PUT", "/v1/config/models/n", b"[" * 100_000, 400, "no ModelConfig in JSON"),
         ("PUT", "/v1/config/models/n", {**N, "name": "o"}, 400, "about o, and the path about n"),
         ("PUT", "/v1/config/models/n", {"base_path": "n"}, 400, "absolute path or URI"),
+        ("PUT", "/v1/config/models/n", {"base_path": "hdfs://h/n"}, 501, "there are s3://"),
+        ("PUT", "/v1/config/models/n", {"base_path": "file://h/n"}, 400, "it would be file:///n"),
+        ("PUT", "/v1/config/models/a%0Ab", {**N}, 400, r"'a\nb' has control characters"),
+        ("GET", "//[", None, 400, "the target makes no sense"),
         ("PUT", "/v1/config/models/n", {**N, "model_platform": "x"}, 400, "unsupported platform x"),
         ("PUT", "/v1/config/models/n", {**N, "logging_config": {}}, 400, "request-logger-creator"),
     ],
@@ -153,11 +159,47 @@ def test_what_cannot_be_done_is_told(
 
 @pytest.mark.parametrize(
     ("host", "status"),
-    [("localhost", 200), ("127.0.0.1:1", 200), ("[::1]:1", 200), ("", 200), ("evil.test:1", 403)],
+    [
+        ("localhost", 200),
+        ("LocalHost:1", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:1", 200),
+        ("", 200),
+        ("evil.test:1", 403),
+        ("[", 403),
+        ("[zz]", 403),
+        ("[1]", 403),
+        (":1", 403),
+        ("evil.test@localhost", 403),
+        ("localhost/", 403),
+        ("localhost:x", 403),
+    ],
 )
 def test_a_request_has_to_name_this_machine(admin: Admin, host: str, status: int):
     """A page in a browser here could reach the address under a name of its own."""
     assert admin.ask("GET", "/v1/config", host=host).status == status
+
+
+@pytest.mark.parametrize(
+    "base_path",
+    [
+        "s3://me:hunter2@bucket/n",
+        "hdfs://me:hunter2@host/n",
+        "https://host/n?sig=hunter2",
+        "https://host/n#hunter2",
+        "s3://me:hunter2@[/n",
+    ],
+)
+def test_a_base_path_with_a_secret_is_refused_and_not_repeated(
+    admin: Admin, base_path: str, caplog: pytest.LogCaptureFixture
+):
+    """Configurations are logged and read."""
+    answer = admin.ask("PUT", "/v1/config/models/n", {"base_path": base_path}, "test-1")
+
+    assert answer.status == 400
+    assert b"hunter2" not in answer.body
+    assert "hunter2" not in caplog.text
+    assert admin.names() == ["m"]
 
 
 def test_status_and_list_show_every_model(admin: Admin):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,34 @@ from salver.errors import (
     Unknown,
 )
 from salver.model_server.model_config import ModelConfig
-from salver.model_server.server_core import LabelRules, ServerCore, Watching
+from salver.model_server.server_core import LabelRules, Looks, ServerCore, Watching
 from salver.sources.version_policy import All
+
+
+def test_looks_go_on_whatever_is_called_after_them():
+    """One that breaks ends neither the thread nor the others; the same one is called once."""
+    calls: list[str] = []
+    at_work, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def look() -> None:
+        calls.append("look")
+        at_work.set()
+        go.wait(60)
+
+    def broken() -> None:
+        calls.append("broken")
+        raise RuntimeError("a bug")
+
+    looks = Looks(look)
+    looks.soon(broken)
+    at_work.wait(60)
+    for _ in range(1000):
+        looks.soon(broken)
+    looks.soon(done.set)
+    go.set()
+
+    assert done.wait(60)
+    assert calls == ["look", "broken", "look", "broken"]
 
 
 class Core(ServerCore):

@@ -143,6 +143,25 @@ def test_kinds_are_bounded_in_number():
     assert len(house.sample.requests("m")) == MAX_KINDS
 
 
+def test_odd_kinds_do_not_shut_out_what_comes_after_them():
+    """Those that were used longest ago give up their places."""
+    house = House()
+    names = [f"y{i}" for i in range(2 * MAX_KINDS)]
+    signature = Signature(
+        {"x": TensorInfo("x:0", DType.FLOAT)},
+        {name: TensorInfo(f"{name}:0", DType.FLOAT) for name in [*names, "usual"]},
+    )
+    servable = house.serve(FakeModel({"serving_default": signature}, lambda f, _: f["x:0"]))
+
+    for name in [*names, "usual"]:
+        request = PredictRequest({"x": np.zeros(1, np.float32)}, output_filter=[name])
+        predict(servable, request)
+
+    kinds = [kind.outputs for kind, _ in house.sample.requests("m")]
+    assert kinds[-1] == ("usual",)
+    assert len(kinds) == MAX_KINDS
+
+
 def test_kinds_of_a_version_that_is_gone_make_room():
     """What a newer version is asked takes the place of what only an older one was."""
     house = House()

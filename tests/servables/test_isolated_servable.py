@@ -497,7 +497,7 @@ def test_a_load_that_nobody_wishes_for_any_more_ends_early(make: Start, pipe: Pa
     assert run(loader.servable(), "echo")[0].tolist() == [1, 1, 1]
     loader.cancel()
     assert run(loader.servable(), "echo")[0].tolist() == [1, 1, 1]
-    assert loader.trouble is None
+    assert loader.servable().trouble is None
 
 
 def test_one_that_is_cancelled_before_its_start_starts_nothing(make: Start):

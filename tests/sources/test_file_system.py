@@ -15,7 +15,7 @@ from salver.core.servable_id import ServableId
 from salver.errors import InvalidArgument, NotFound
 from salver.sources.file_system import FileSystemSource, MonitoredServable
 from salver.sources.static import StaticSource
-from salver.sources.version_policy import All, Latest, Specific
+from salver.sources.version_policy import All, Latest, Specific, VersionPolicy
 
 
 def make(base_path: Path, *children: str) -> Path:
@@ -60,6 +60,18 @@ def test_poll_aspires_the_latest_version_with_its_path(tmp_path: Path):
 
     path = f"{base_path}/00000123"
     assert target.wishes == [("m", [ServableData(ServableId("m", 123), path)])]
+
+
+@pytest.mark.parametrize("policy", [Latest(), Specific((3,))])
+@pytest.mark.parametrize("host", ["", "localhost"])
+def test_a_folder_may_be_written_as_a_uri(tmp_path: Path, host: str, policy: VersionPolicy):
+    """Versions are loaded from plain paths."""
+    target = RecordingTarget()
+    base_path = make(tmp_path / "m", "3")
+
+    FileSystemSource([MonitoredServable("m", f"file://{host}{base_path}", policy)], target).poll()
+
+    assert target.wishes == [("m", [ServableData(ServableId("m", 3), f"{base_path}/3")])]
 
 
 def test_trailing_slash_of_the_base_path_does_not_matter(tmp_path: Path):

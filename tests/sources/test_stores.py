@@ -30,6 +30,7 @@ from salver.sources.stores import (
         ("gs://bucket/m", True),
         ("https://example.com/m", True),
         ("hdfs://host/m", True),
+        ("/models/a://b", False),
     ],
 )
 def test_base_path_with_a_scheme_is_remote(base_path: str, expected: bool):

@@ -29,7 +29,7 @@ from salver.model_server.platform_config import ANY_TYPES, platform
 from salver.model_server.ssl_config import ssl_context
 from salver.model_server.text_parser import Parsed, Places, Position, TextError, parse
 from salver.protos import config_pb2, session_config_pb2
-from salver.sources.file_system import MonitoredServable, complaints_about
+from salver.sources.file_system import MonitoredServable, complaints_about, folder_of
 from salver.sources.stores import is_remote
 from salver.sources.version_policy import (
     All,
@@ -193,7 +193,7 @@ def _check_model(
         return
     where = _place(places, index, "base_path")
     try:
-        found = version_children(list_children(config.base_path))
+        found = version_children(list_children(folder_of(config.base_path)))
     except (OSError, ValueError) as error:
         notes.honoured.append(f"{line}; nothing to load")
         reason = error.strerror if isinstance(error, OSError) else str(error)

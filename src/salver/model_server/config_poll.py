@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Sequence
-from typing import Final
+from contextlib import suppress
+from dataclasses import dataclass
 
 from salver.errors import ServingError
 from salver.model_server.model_config import ModelConfig, model_configs
@@ -19,7 +21,14 @@ from salver.protos import config_pb2
 
 logger = logging.getLogger(__name__)
 
-NEVER_READ: Final = b""
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What was read, and what it says, or why it says nothing."""
+
+    text: bytes = b""
+    configs: Sequence[ModelConfig] | None = None
+    fault: ServingError | None = None
 
 
 class ModelConfigFile:
@@ -38,45 +47,56 @@ class ModelConfigFile:
         self._core = core
         self._prevails = prevails
         self._read = read
-        self._text = NEVER_READ
-        self._configs: Sequence[ModelConfig] | None = None
-        self._fault: ServingError | None = None
-        self._is_applied = False
+        self._seen = self._applied = _Content()
         self._complaint = ""
 
     def refresh(self) -> None:
         """Look at the file, and apply it if there is something to apply."""
         try:
             text = self._read(self._path)
-            if text != self._text:
-                self._take(text)
-            if self._fault is None and (self._prevails or not self._is_applied):
-                self._apply()
+            if text != self._seen.text:
+                self._seen = self._content(text)
+            # A file seen half-written in between has not changed if it is the old one again.
+            is_news = self._seen.text != self._applied.text
+            if self._seen.fault is None and (self._prevails or is_news):
+                self._apply(self._seen)
         except ServingError as error:
             self._complain(str(error))
         else:
-            self._complain("" if self._fault is None else str(self._fault))
+            self._complain("" if self._seen.fault is None else str(self._seen.fault))
 
     async def keep_fresh(self, every_s: float) -> None:
         """Look now and then every ``every_s``, off the event loop, until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
-            await loop.run_in_executor(None, self._try_refresh)
+            await self._look()
             await asyncio.sleep(every_s)
 
-    def _take(self, text: bytes) -> None:
-        self._text = text
-        self._is_applied = False
-        self._fault = None
+    async def _look(self) -> None:
+        """Look once, on a thread that the end of the process need not wait for.
+
+        A file that is on a dead mount is never read to its end, and pool threads are joined.
+        """
+        loop = asyncio.get_running_loop()
+        is_over = asyncio.Event()
+
+        def look() -> None:
+            self._try_refresh()
+            with suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                loop.call_soon_threadsafe(is_over.set)
+
+        threading.Thread(target=look, name="salver-config-file", daemon=True).start()
+        await is_over.wait()
+
+    def _content(self, text: bytes) -> _Content:
         try:
             message = parse_file(self._path, text, config_pb2.ModelServerConfig()).message
-            self._configs = model_configs(message, self._core.platforms())
+            return _Content(text, model_configs(message, self._core.platforms()))
         except ServingError as error:
-            self._fault = error  # of this text, which need not be read again to say so
+            return _Content(text, fault=error)  # need not be read again to say so
 
-    def _apply(self) -> None:
-        change = self._core.configure(self._configs)
-        self._is_applied = True
+    def _apply(self, content: _Content) -> None:
+        change = self._core.configure(content.configs)
+        self._applied = content
         if change.new:
             logger.info("%s brought %d new models", self._path, len(change.new))
             self._core.look_soon(_nobody_waits)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from salver.core.event_bus import EventBus
@@ -29,6 +29,13 @@ EVERY_MODEL: Final = "*"
 MakeLoader = Callable[[ServableId, str], Loader[Servable]]
 
 
+class MakeProcess(Protocol):
+    """Starts the process of a version."""
+
+    def __call__(self, title: str, recipe: Recipe, *, limits: Limits) -> WorkerProcess:
+        """As ``WorkerProcess`` is made."""
+
+
 class Isolation:
     """Makes the loaders of isolated models and keeps an eye on them."""
 
@@ -39,13 +46,16 @@ class Isolation:
         metrics: Metrics,
         memory_limit_bytes: int = 0,
         load_timeout_s: float = 0.0,
+        make_process: MakeProcess = WorkerProcess,
     ) -> None:
         """``names`` may hold EVERY_MODEL; limits of zero are none."""
         self._names = frozenset(names)
         self._metrics = metrics
         self._memory_limit_bytes = memory_limit_bytes
         self._limits = Limits(load_timeout_s=load_timeout_s or None)
-        self._loaders: WeakValueDictionary[ServableId, IsolatedLoader] = WeakValueDictionary()
+        self._make_process = make_process
+        # Noted once loaded: each wish makes a loader for every version, most of them for nothing.
+        self._servables: WeakValueDictionary[ServableId, IsolatedServable] = WeakValueDictionary()
         self._listeners: list[Callable[[], None]] = []
 
     def applies_to(self, name: str) -> bool:
@@ -73,8 +83,8 @@ class Isolation:
 
     def trouble(self, servable_id: ServableId) -> ServingError | None:
         """Why a version that is loaded cannot answer just now; None for all others."""
-        loader = self._loaders.get(servable_id)
-        return None if loader is None else loader.trouble
+        servable = self._servables.get(servable_id)
+        return None if servable is None else servable.trouble
 
     def when_changed(self, listener: Callable[[], None]) -> None:
         """Call ``listener``, from any thread, whenever the trouble of a version came or went."""
@@ -84,8 +94,8 @@ class Isolation:
         self, servable_id: ServableId, usual: Loader[Servable], recipe: Recipe
     ) -> IsolatedLoader:
         title = f"{servable_id.name}/{servable_id.version}"
-        make_process = partial(WorkerProcess, title, recipe, limits=self._limits)
-        loader = IsolatedLoader(
+        make_process = partial(self._make_process, title, recipe, limits=self._limits)
+        return IsolatedLoader(
             title,
             usual.estimate_resources,
             lambda: IsolatedServable(
@@ -93,9 +103,8 @@ class Isolation:
                 make_process,
                 _ProcessMetrics(self._metrics, servable_id.name, recipe.path, self._tell),
             ),
+            partial(self._servables.__setitem__, servable_id),
         )
-        self._loaders[servable_id] = loader
-        return loader
 
     def _tell(self) -> None:
         for listener in self._listeners:

@@ -6,6 +6,7 @@ The rules and their order are TensorFlow Serving's, and so are the texts.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -15,6 +16,8 @@ from salver.errors import FailedPrecondition, InvalidArgument, ServingError, Uni
 from salver.model_server.options import Options
 from salver.model_server.text_proto import read_text_proto
 from salver.protos import config_pb2
+from salver.sources.file_system import folder_of
+from salver.sources.stores import check_place, is_remote
 from salver.sources.version_policy import All, Latest, Specific, VersionPolicy
 
 TENSORFLOW_PLATFORM: Final = "tensorflow"
@@ -103,6 +106,8 @@ def faults(
                 f"got base_path()={model.base_path}"
             )
             yield Fault(index, "base_path", InvalidArgument(text))
+        elif (error := _place_error(model.base_path)) is not None:
+            yield Fault(index, "base_path", error)
     for index, model in enumerate(models):
         complaint = _platform_complaint(model, platforms)
         if complaint:
@@ -111,11 +116,32 @@ def faults(
         if model.HasField("logging_config"):
             error = InvalidArgument("No request-logger-creator provided.")
             yield Fault(index, "logging_config", error)
+    for index, model in enumerate(models):
+        if any(unicodedata.category(char) == "Cc" for char in model.name):
+            text = f"Model name {model.name!r} has control characters, which no request can name"
+            yield Fault(index, "name", InvalidArgument(text))
 
 
 def is_absolute(base_path: str) -> bool:
     """Whether a base path means the same wherever the server was started."""
     return PurePosixPath(base_path).is_absolute() or "://" in base_path
+
+
+def _place_error(base_path: str) -> ServingError | None:
+    """What is wrong with an absolute base path, without a look."""
+    folder = folder_of(base_path)
+    if folder != base_path and not folder.startswith("/"):
+        host, _, path = folder.partition("/")
+        return InvalidArgument(
+            f"base path {base_path} is on a machine called {host}; "
+            f"on this machine it would be file:///{path}"
+        )
+    try:
+        if is_remote(base_path):
+            check_place(base_path)
+    except ServingError as error:
+        return error
+    return None
 
 
 def _platform_complaint(model: config_pb2.ModelConfig, platforms: Collection[str]) -> str:

@@ -35,6 +35,7 @@ _WITHOUT_EFFECT: Final[Mapping[str, str]] = {
     "session_run_load_threadpool_index": "a session has one pool for both",
     "experimental_transient_ram_bytes_during_load": "the estimate of memory does not include it",
     "in_graph_batching_parameters": "batching happens around graphs, not in them",
+    "experimental_fixed_input_tensors": "requests bring all of their tensors",
     "enable_session_metadata": "there are no metrics by session",
     "prefer_tflite_model": "TensorFlow Lite is not there yet",
     "num_tflite_interpreters": "TensorFlow Lite is not there yet",

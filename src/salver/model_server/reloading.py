@@ -41,6 +41,11 @@ MARGIN_S: Final = 0.5
 MARGIN_SHARE: Final = 0.1
 """What is left of the caller's time for the answer's way back: the share, or at most the margin."""
 
+MAX_LINES: Final = 100
+"""Models that have a line of an answer for themselves."""
+
+MAX_LOGGED_CHARS: Final = 4096
+
 
 class Reloading:
     """Answers ModelService.HandleReloadConfigRequest; used from the event loop's thread."""
@@ -62,7 +67,13 @@ class Reloading:
             )
         if self._calls >= MAX_CALLS:
             raise ResourceExhausted(f"{MAX_CALLS} reloads are being waited for already")
-        return self._reload(request, timeout_s)
+        call = asyncio.ensure_future(self._reload(request, timeout_s))
+        self._calls += 1  # now: many may be admitted before the first of them runs
+        call.add_done_callback(self._done)
+        return call
+
+    def _done(self, _call: asyncio.Future[bytes]) -> None:
+        self._calls -= 1
 
     async def _reload(
         self, request: config_pb2.ReloadConfigRequest, timeout_s: float | None
@@ -70,18 +81,19 @@ class Reloading:
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + self._patience_s(timeout_s)
         before = first_cells(self._metrics, request.metric_names)
-        self._calls += 1
-        try:
-            # Not on the loop: a thousand models take a while to check, and the log may be slow.
-            change = await loop.run_in_executor(None, self._apply, request.config)
-            await self._until_there(change, give_up_s - loop.time())
-        finally:
-            self._calls -= 1
-        error = outcome(self._core.progress(change), change.revision, loop.time() >= give_up_s)
-        if error is not None:
-            logger.warning("HandleReloadConfigRequest: %s", error)
-            raise error
+        # Not on the loop: a thousand models take a while to check, and the log may be slow.
+        change = await loop.run_in_executor(None, self._apply, request.config)
+        await self._until_there(change, give_up_s - loop.time())
+        is_out_of_time = loop.time() >= give_up_s
+        await loop.run_in_executor(None, self._check, change, is_out_of_time)
         return _answer(before, first_cells(self._metrics, before))
+
+    def _check(self, change: Change, is_out_of_time: bool) -> None:
+        """See what a change came to; raise unless all is well."""
+        error = outcome(self._core.progress(change), change.revision, is_out_of_time)
+        if error is not None:
+            logger.warning("HandleReloadConfigRequest: %s", str(error)[:MAX_LOGGED_CHARS])
+            raise error
 
     def _patience_s(self, timeout_s: float | None) -> float:
         if timeout_s is None:
@@ -98,13 +110,15 @@ class Reloading:
         is_over = asyncio.Event()
         wait = self._core.when_there(change, partial(_call_soon, loop, is_over.set))
         # The next poll would find the new models, too; with a period of 0 there is none.
-        self._core.look_soon(partial(self._looked, change, wait))
+        looked = partial(self._looked, change, wait)
+        self._core.look_soon(looked)
         try:
             await asyncio.wait_for(is_over.wait(), max(timeout_s, 0.0))
         except asyncio.TimeoutError:
             pass
         finally:
             wait.cancel()
+            self._core.forget_look(looked)
 
     def _looked(self, change: Change, wait: Wait) -> None:
         wait.give_up(self._core.not_to_be_found(change))
@@ -119,7 +133,10 @@ def outcome(
     if not waiting:
         return did_not_load(failed, "model") if failed else None
     # What a status text has room for is little: what is amiss comes first.
-    lines = [f"{model.name}: {model.text}" for model in sorted(progress, key=_is_fine)]
+    shown = sorted(progress, key=_is_fine)[:MAX_LINES]
+    lines = [f"{model.name}: {model.text}" for model in shown]
+    if len(progress) > MAX_LINES:
+        lines.append(f"and {len(progress) - MAX_LINES} more")
     ready = len(progress) - len(waiting) - len(failed)
     what = f"Configuration {revision} holds; {ready} of {len(progress)} new models are available.\n"
     return _kind(waiting, is_out_of_time)(what + "\n".join(lines))

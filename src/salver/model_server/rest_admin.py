@@ -41,6 +41,12 @@ CONFIG: Final = "/v1/config"
 STATUS: Final = "/v1/status"
 MODEL: Final = re.compile(r"/v1/config/models/([^/]+)", re.ASCII)
 ENTITY_TAG: Final = re.compile(r'"([^"]*)"')
+HOST: Final = re.compile(
+    r"(?:(?P<name>[a-z0-9.-]+)|\[(?P<address>[0-9a-f:.]+)\])(?::[0-9]*)?|", re.ASCII | re.IGNORECASE
+)
+
+MAX_QUOTED: Final = 80
+"""Characters of a header that an error repeats."""
 
 MAX_BODY_BYTES: Final = 1 << 20
 
@@ -81,7 +87,7 @@ class AdminApi:
     async def _answer(self, request: HttpRequest) -> HttpResponse:
         if self._checks_host and not names_this_machine(request.headers.get("host", "")):
             raise AdminError(HTTPStatus.FORBIDDEN, "the Host of the request is not this machine")
-        path = urlsplit(request.target).path
+        path = _path_of(request.target)
         if path in (CONFIG, STATUS):
             _allow(request, "GET", "HEAD")
             page = self._status if path == STATUS else self._config
@@ -131,7 +137,10 @@ def _one(config: ModelConfig | None, revision: str) -> dict[str, Any]:
 
 def names_this_machine(host: str) -> bool:
     """Whether a Host header names the machine itself, which no name of the outside resolves to."""
-    name = urlsplit(f"//{host}").hostname or ""
+    match = HOST.fullmatch(host)
+    if match is None:
+        return False
+    name = (match["name"] or match["address"] or "").lower()
     if name in ("", "localhost"):
         return True
     try:
@@ -145,10 +154,11 @@ def _required_revision(request: HttpRequest) -> str:
     given = request.headers.get("if-match", "")
     match = ENTITY_TAG.fullmatch(given.strip())
     if match is None:
+        found = f"there was {given[:MAX_QUOTED]!r}" if given else "there was none"
         raise AdminError(
             HTTPStatus.PRECONDITION_REQUIRED,
             'a change needs the revision that it was made from: If-Match: "REVISION", as GET '
-            f"{CONFIG} gives it",
+            f"{CONFIG} gives it; {found}",
         )
     return match[1]
 
@@ -169,6 +179,13 @@ def _model_message(name: str, body: bytes) -> config_pb2.ModelConfig:
     if not message.model_platform and not message.model_type:
         message.model_type = config_pb2.TENSORFLOW
     return message
+
+
+def _path_of(target: str) -> str:
+    try:
+        return urlsplit(target).path
+    except ValueError as error:
+        raise AdminError(HTTPStatus.BAD_REQUEST, f"the target makes no sense: {error}") from None
 
 
 def _decoded(raw: str) -> str:

@@ -53,6 +53,11 @@ MakeLoader = Callable[[ServableId, str], Loader[Servable]]
 
 NO_LABELS: Final[Mapping[str, int]] = MappingProxyType({})
 
+MAX_LOGGED: Final = 20
+"""Models of one configuration that have a line of the log for themselves."""
+
+_COMING: Final = frozenset({ManagerState.START, ManagerState.LOADING})
+
 
 class ModelSource(Protocol):
     """Who finds the versions of the models. The methods may be called from any thread."""
@@ -301,9 +306,7 @@ class ServerCore:
         models = {config.name: config for config in configs}
         is_news = self._state.source is None or models != self._state.models
         if is_news:
-            logger.info("Adding/updating models.")
-            for config in configs:
-                logger.info(" (Re-)adding model: %s", config.name)
+            _log_models(configs)
         self._apply_labels(configs)
         if not is_news:
             return Change(self.revision())
@@ -429,6 +432,10 @@ class ServerCore:
         else:
             self._looks.soon(then)
 
+    def forget_look(self, then: Callable[[], None]) -> None:
+        """Do not call ``then`` any more, should a look asked for with it still be to come."""
+        self._looks.forget(then)
+
     def loading_with(self, pool: Executor) -> AbstractContextManager[None]:
         """Start loads in ``pool`` for the time of the block: the parallel first load."""
         return self._manager.loading_with(pool)
@@ -465,14 +472,21 @@ class ServerCore:
         if state.source is None or not self._watching.independent:
             return []
         complaints = state.source.statistics().complaints
+        reached = self._monitor.reached(change.new, since=change.since)
         return [
             name
             for name in change.new
             if name in complaints
             and name in state.models
             and not is_remote(state.models[name].base_path)
-            and not self._monitor.versions(name)
+            and name not in reached
+            and not self._is_coming(name)
         ]
+
+    def _is_coming(self, name: str) -> bool:
+        """Whether a version is on its way; what is left of a life before is not."""
+        states = self._monitor.versions(name).values()
+        return any(state.manager_state in _COMING for state in states)
 
     def _progress(
         self, name: str, reached: ServableState | None, complaints: Sequence[str]
@@ -483,6 +497,9 @@ class ServerCore:
             return ModelProgress(name, text, is_superseded=True)
         if reached is not None and not self._has_failed(reached):
             return ModelProgress(name, f"version {reached.id.version} is available", is_ready=True)
+        if reached is not None and _was_cancelled(reached):
+            text = f"version {reached.id.version} is not wished for any more: {_cause(reached)}"
+            return ModelProgress(name, text, is_superseded=True)
         if reached is not None:
             text = f"version {reached.id.version} failed: {_cause(reached)}"
             return ModelProgress(name, text, failed=reached)
@@ -577,38 +594,60 @@ class OnlyChanges:
 class Looks:
     """Looks on a thread of its own, made when there is something to do; one at a time.
 
-    However often it is asked during a look, one more look answers all.
+    However often it is asked during a look, one more look answers all, and calls each ``then``
+    once.  So what waits is as many as they are.
     """
 
     def __init__(self, look: Callable[[], None]) -> None:
         self._look = look
         self._lock = threading.Lock()
-        self._waiting: list[Callable[[], None]] = []
+        self._waiting: dict[Callable[[], None], None] = {}
         self._is_running = False
 
     def soon(self, then: Callable[[], None]) -> None:
         """Look once more, beginning from now, and call ``then`` after it."""
         with self._lock:
-            self._waiting.append(then)
+            self._waiting[then] = None
             if self._is_running:
                 return
             self._is_running = True
         threading.Thread(target=self._run, name="salver-look", daemon=True).start()
 
+    def forget(self, then: Callable[[], None]) -> None:
+        """Call ``then`` no more; a look may last for as long as a mount is dead."""
+        with self._lock:
+            self._waiting.pop(then, None)
+
     def _run(self) -> None:
-        while waiting := self._taken():
-            try:
-                self._look()
-            except Exception:
-                logger.exception("A look for versions failed")
-            for then in waiting:
-                then()
+        while self._has_more():
+            waiting = self._taken()
+            for step in (self._look, *waiting):
+                _try_step(step)
+
+    def _has_more(self) -> bool:
+        with self._lock:
+            self._is_running = bool(self._waiting)
+            return self._is_running
 
     def _taken(self) -> list[Callable[[], None]]:
         with self._lock:
-            waiting, self._waiting = self._waiting, []
-            self._is_running = bool(waiting)
-        return waiting
+            waiting, self._waiting = list(self._waiting), {}
+            return waiting
+
+
+def _try_step(step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception:
+        logger.exception("A look for versions failed; the next one follows")
+
+
+def _log_models(configs: Sequence[ModelConfig]) -> None:
+    logger.info("Adding/updating models.")
+    for config in configs[:MAX_LOGGED]:
+        logger.info(" (Re-)adding model: %s", config.name)
+    if len(configs) > MAX_LOGGED:
+        logger.info(" and %d more models", len(configs) - MAX_LOGGED)
 
 
 def did_not_load(failed: Sequence[ServableState], noun: str) -> Unknown:
@@ -639,6 +678,10 @@ def _version_status(state: ServableState) -> VersionStatus:
         error_code=Code.OK if error is None else error.code,
         error_message="" if error is None else error.message,
     )
+
+
+def _was_cancelled(state: ServableState) -> bool:
+    return state.error is not None and state.error.code is Code.CANCELLED
 
 
 def _cause(state: ServableState) -> str:

@@ -38,6 +38,7 @@ NO_ANY_TYPES: Final[AnyTypes] = MappingProxyType({})
 _PUBLIC_PACKAGES: Final[Mapping[str, str]] = {
     "salver.config.": "tensorflow.serving.",
     "salver.session_config.": "tensorflow.",
+    "salver.tensor_plain.": "tensorflow.",
 }
 
 # The alternatives in the order of how often they occur.

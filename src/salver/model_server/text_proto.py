@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from pathlib import Path
-from typing import TypeVar
+import stat
+from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
@@ -28,6 +28,9 @@ from salver.model_server.text_parser import (
 logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Message)
+
+MAX_FILE_BYTES: Final = 64 << 20
+"""A hundred thousand models take a fifth of it; what is larger is no configuration."""
 
 
 def read_text_proto(path: str, message: M, *, any_types: AnyTypes = NO_ANY_TYPES) -> M:
@@ -61,17 +64,27 @@ def read_file(path: str) -> bytes:
     """What the file at ``path`` holds.
 
     Raises:
-        InvalidArgument: nothing.
+        InvalidArgument: nothing, or too much; or it is a pipe or a device, which need not end.
         NotFound: there is no such file.
         ServingError: it cannot be read.
     """
     try:
-        text = Path(path).read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidArgument(f"{path} is no regular file; pipes and devices need not end")
+            text = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise _status(error, path) from error
     if not text:
         raise InvalidArgument(f"{path}; {os.strerror(errno.EINVAL)}")
+    if len(text) > MAX_FILE_BYTES:
+        raise InvalidArgument(f"{path} is larger than {MAX_FILE_BYTES >> 20} MiB")
     return text
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open what otherwise would wait: a pipe that nobody writes to."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOCTTY)
 
 
 def _status(error: OSError, path: str) -> ServingError:

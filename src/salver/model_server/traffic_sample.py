@@ -189,7 +189,8 @@ class SampledServable:
         self._name = name
         self._servable = servable
         self._sample = sample
-        self._samplers: dict[tuple[tuple[str, ...], tuple[str, ...]], _Sampler | None] = {}
+        self._lock = threading.Lock()
+        self._samplers: OrderedDict[_Names, _Sampler | None] = OrderedDict()  # newest use last
 
     @property
     def signatures(self) -> Mapping[str, Signature]:
@@ -236,14 +237,21 @@ class SampledServable:
         return sampled
 
     def _sampler(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> _Sampler | None:
+        """Who samples requests of these names; of too many, those used longest ago are dropped."""
         key = feeds, fetches
-        if key not in self._samplers:
-            if len(self._samplers) >= MAX_KINDS:
-                return None
-            kind = kind_of(self._servable.signatures, feeds, fetches)
-            sampler = None if kind is None else _Sampler(self._name, kind, self._sample)
-            self._samplers[key] = sampler
-        return self._samplers[key]
+        with self._lock:
+            if key not in self._samplers:
+                kind = kind_of(self._servable.signatures, feeds, fetches)
+                sampler = None if kind is None else _Sampler(self._name, kind, self._sample)
+                self._samplers[key] = sampler
+                if len(self._samplers) > MAX_KINDS:
+                    self._samplers.popitem(last=False)
+            self._samplers.move_to_end(key)
+            return self._samplers[key]
+
+
+_Names = tuple[tuple[str, ...], tuple[str, ...]]
+"""What is fed and what is fetched, by names of the graph."""
 
 
 class _Sampler:

@@ -1,6 +1,7 @@
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import wrappers_pb2 as _wrappers_pb2
 from salver.protos import session_config_pb2 as _session_config_pb2
+from salver.protos import tensor_plain_pb2 as _tensor_plain_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -217,7 +218,7 @@ class InGraphBatching(_message.Message):
     def __init__(self, num_batch_threads: _Optional[int] = ..., max_batch_size: _Optional[int] = ..., batch_timeout_micros: _Optional[int] = ..., allowed_batch_sizes: _Optional[_Iterable[int]] = ..., max_enqueued_batches: _Optional[int] = ...) -> None: ...
 
 class SessionBundleConfig(_message.Message):
-    __slots__ = ("session_target", "session_config", "batching_parameters", "session_run_load_threadpool_index", "experimental_transient_ram_bytes_during_load", "saved_model_tags", "in_graph_batching_parameters", "enable_model_warmup", "model_warmup_options", "enable_session_metadata", "remove_unused_fields_from_bundle_metagraph", "prefer_tflite_model", "resource_estimation_uses_validation_result", "num_tflite_interpreters", "num_tflite_interpreters_per_pool", "num_tflite_pools", "wrap_session_with_no_threading_params", "enable_per_model_batching_params", "enable_saved_model_config", "mixed_precision")
+    __slots__ = ("session_target", "session_config", "batching_parameters", "session_run_load_threadpool_index", "experimental_transient_ram_bytes_during_load", "saved_model_tags", "in_graph_batching_parameters", "experimental_fixed_input_tensors", "enable_model_warmup", "model_warmup_options", "enable_session_metadata", "remove_unused_fields_from_bundle_metagraph", "prefer_tflite_model", "resource_estimation_uses_validation_result", "num_tflite_interpreters", "num_tflite_interpreters_per_pool", "num_tflite_pools", "wrap_session_with_no_threading_params", "enable_per_model_batching_params", "enable_saved_model_config", "mixed_precision")
     SESSION_TARGET_FIELD_NUMBER: _ClassVar[int]
     SESSION_CONFIG_FIELD_NUMBER: _ClassVar[int]
     BATCHING_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
@@ -225,6 +226,7 @@ class SessionBundleConfig(_message.Message):
     EXPERIMENTAL_TRANSIENT_RAM_BYTES_DURING_LOAD_FIELD_NUMBER: _ClassVar[int]
     SAVED_MODEL_TAGS_FIELD_NUMBER: _ClassVar[int]
     IN_GRAPH_BATCHING_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    EXPERIMENTAL_FIXED_INPUT_TENSORS_FIELD_NUMBER: _ClassVar[int]
     ENABLE_MODEL_WARMUP_FIELD_NUMBER: _ClassVar[int]
     MODEL_WARMUP_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     ENABLE_SESSION_METADATA_FIELD_NUMBER: _ClassVar[int]
@@ -245,6 +247,7 @@ class SessionBundleConfig(_message.Message):
     experimental_transient_ram_bytes_during_load: int
     saved_model_tags: _containers.RepeatedScalarFieldContainer[str]
     in_graph_batching_parameters: InGraphBatching
+    experimental_fixed_input_tensors: _containers.RepeatedCompositeFieldContainer[_tensor_plain_pb2.NamedTensorProto]
     enable_model_warmup: bool
     model_warmup_options: ModelWarmupOptions
     enable_session_metadata: bool
@@ -258,7 +261,7 @@ class SessionBundleConfig(_message.Message):
     enable_per_model_batching_params: bool
     enable_saved_model_config: bool
     mixed_precision: str
-    def __init__(self, session_target: _Optional[str] = ..., session_config: _Optional[_Union[_session_config_pb2.ConfigProto, _Mapping]] = ..., batching_parameters: _Optional[_Union[BatchingParameters, _Mapping]] = ..., session_run_load_threadpool_index: _Optional[_Union[_wrappers_pb2.Int32Value, _Mapping]] = ..., experimental_transient_ram_bytes_during_load: _Optional[int] = ..., saved_model_tags: _Optional[_Iterable[str]] = ..., in_graph_batching_parameters: _Optional[_Union[InGraphBatching, _Mapping]] = ..., enable_model_warmup: bool = ..., model_warmup_options: _Optional[_Union[ModelWarmupOptions, _Mapping]] = ..., enable_session_metadata: bool = ..., remove_unused_fields_from_bundle_metagraph: bool = ..., prefer_tflite_model: bool = ..., resource_estimation_uses_validation_result: bool = ..., num_tflite_interpreters: _Optional[int] = ..., num_tflite_interpreters_per_pool: _Optional[int] = ..., num_tflite_pools: _Optional[int] = ..., wrap_session_with_no_threading_params: bool = ..., enable_per_model_batching_params: bool = ..., enable_saved_model_config: bool = ..., mixed_precision: _Optional[str] = ...) -> None: ...
+    def __init__(self, session_target: _Optional[str] = ..., session_config: _Optional[_Union[_session_config_pb2.ConfigProto, _Mapping]] = ..., batching_parameters: _Optional[_Union[BatchingParameters, _Mapping]] = ..., session_run_load_threadpool_index: _Optional[_Union[_wrappers_pb2.Int32Value, _Mapping]] = ..., experimental_transient_ram_bytes_during_load: _Optional[int] = ..., saved_model_tags: _Optional[_Iterable[str]] = ..., in_graph_batching_parameters: _Optional[_Union[InGraphBatching, _Mapping]] = ..., experimental_fixed_input_tensors: _Optional[_Iterable[_Union[_tensor_plain_pb2.NamedTensorProto, _Mapping]]] = ..., enable_model_warmup: bool = ..., model_warmup_options: _Optional[_Union[ModelWarmupOptions, _Mapping]] = ..., enable_session_metadata: bool = ..., remove_unused_fields_from_bundle_metagraph: bool = ..., prefer_tflite_model: bool = ..., resource_estimation_uses_validation_result: bool = ..., num_tflite_interpreters: _Optional[int] = ..., num_tflite_interpreters_per_pool: _Optional[int] = ..., num_tflite_pools: _Optional[int] = ..., wrap_session_with_no_threading_params: bool = ..., enable_per_model_batching_params: bool = ..., enable_saved_model_config: bool = ..., mixed_precision: _Optional[str] = ...) -> None: ...
 
 class SavedModelBundleSourceAdapterConfig(_message.Message):
     __slots__ = ("legacy_config",)

@@ -389,12 +389,17 @@ class IsolatedLoader:
     """Loads and unloads one version.  The manager calls it, one call at a time, but ``cancel``."""
 
     def __init__(
-        self, title: str, estimate: Callable[[], int], make: Callable[[], IsolatedServable]
+        self,
+        title: str,
+        estimate: Callable[[], int],
+        make: Callable[[], IsolatedServable],
+        loaded: Callable[[IsolatedServable], None] = lambda _: None,
     ) -> None:
-        """``make`` makes a servable that is not started yet."""
+        """``make`` makes a servable that is not started yet; ``loaded`` is told of one that has."""
         self._title = title
         self._estimate = estimate
         self._make = make
+        self._loaded = loaded
         self._starting: IsolatedServable | None = None
         self._servable: IsolatedServable | None = None
 
@@ -410,6 +415,7 @@ class IsolatedLoader:
         finally:
             self._starting = None
         self._servable = servable
+        self._loaded(servable)
 
     def cancel(self) -> None:
         """End a load under way; from any thread."""
@@ -432,9 +438,3 @@ class IsolatedLoader:
         if self._servable is None:
             raise NotFound(f"{self._title} is not loaded")
         return self._servable
-
-    @property
-    def trouble(self) -> ServingError | None:
-        """Why the version, although loaded, cannot answer just now; None when it can."""
-        servable = self._servable
-        return None if servable is None else servable.trouble

@@ -221,17 +221,24 @@ class FileSystemSource:
         if not isinstance(policy, Specific) or not policy.versions:
             return None
         plain = [VersionChild(version, str(version)) for version in sorted(set(policy.versions))]
-        is_there = all(self._path_exists(_join(servable.base_path, c.child)) for c in plain)
+        folder = folder_of(servable.base_path)
+        is_there = all(self._path_exists(_join(folder, c.child)) for c in plain)
         return plain if is_there else None
 
     def _children(self, servable: MonitoredServable) -> list[str]:
         try:
-            return list(self._list_children(servable.base_path))
+            return list(self._list_children(folder_of(servable.base_path)))
         except (OSError, ValueError) as error:
             raise InvalidArgument(
                 f"Could not find base path {servable.base_path} for servable {servable.name} "
                 f"with error {_status_of(error, servable.base_path)}"
             ) from error
+
+
+def folder_of(base_path: str) -> str:
+    """The folder that a base path of this machine means, be it written as a URI or as a path."""
+    scheme, found, path = base_path.partition("://")
+    return path.removeprefix("localhost") if found and scheme == "file" else base_path
 
 
 def by_name(servables: Sequence[MonitoredServable]) -> dict[str, MonitoredServable]:
@@ -250,9 +257,9 @@ def by_name(servables: Sequence[MonitoredServable]) -> dict[str, MonitoredServab
 def _aspired(
     servable: MonitoredServable, children: Sequence[VersionChild]
 ) -> list[ServableData[str]]:
+    folder = folder_of(servable.base_path)
     return [
-        ServableData(ServableId(servable.name, c.version), _join(servable.base_path, c.child))
-        for c in children
+        ServableData(ServableId(servable.name, c.version), _join(folder, c.child)) for c in children
     ]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ MAX_FILES: Final = 10_000
 """Files of one version; a SavedModel has tens, and a listing has to end."""
 
 _MAX_NAME_BYTES: Final = 255  # what local file systems take
+
+_AUTHORITY_END: Final = re.compile(r"[/?#]")
+_PATH_END: Final = re.compile(r"[?#]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +81,7 @@ SCHEMES: Final[Mapping[str, Scheme]] = MappingProxyType(
 
 def is_remote(base_path: str) -> bool:
     """Whether a base path names a store, and not a folder of this machine."""
-    return "://" in base_path and not base_path.startswith("file://")
+    return "://" in base_path and not base_path.startswith(("file://", "/"))
 
 
 def scheme_of(uri: str) -> Scheme:
@@ -99,24 +103,40 @@ def store_key(uri: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def check_place(uri: str) -> None:
+    """Check that ``uri`` says where something lies, and no more.
+
+    Raises:
+        InvalidArgument: it carries a secret, or something behind the path, or makes no sense.
+        Unimplemented: the scheme is unknown.
+    """
+    # Secrets first: neither these texts nor any other repeats them, for base paths are logged.
+    scheme, _, rest = uri.partition("://")
+    host = _AUTHORITY_END.split(rest, maxsplit=1)[0]
+    if "@" in host:
+        raise InvalidArgument(
+            f"a base path at {scheme}://…@{host.rpartition('@')[2]} carries credentials; "
+            "give them by the environment instead"
+        )
+    bare = _PATH_END.split(uri, maxsplit=1)[0]
+    if bare != uri:
+        raise InvalidArgument(f"base path {bare} has to end with the path")
+    scheme_of(uri)
+    try:
+        urlsplit(uri)
+    except ValueError as error:
+        raise InvalidArgument(f"base path {uri} makes no sense: {error}") from error
+
+
 def check_uri(uri: str) -> None:
     """Check whether a base path can be looked at at all, without a look.
 
     Raises:
-        Unimplemented: the scheme is unknown.
-        InvalidArgument: it carries a secret, or something behind the path.
+        Unimplemented, InvalidArgument: as ``check_place``.
         FailedPrecondition: a package is missing; the text has the command that installs it.
     """
+    check_place(uri)
     scheme = scheme_of(uri)
-    parts = urlsplit(uri)
-    if "@" in parts.netloc:
-        # Neither this text nor any other repeats it: base paths are logged.
-        raise InvalidArgument(
-            f"a base path at {parts.scheme}://…@{parts.hostname} carries credentials; "
-            "give them by the environment instead"
-        )
-    if parts.query or parts.fragment:
-        raise InvalidArgument(f"base path {uri.split('?')[0]} has to end with the path")
     missing = [name for name in ("fsspec", scheme.package) if not _is_installed(name)]
     if missing:
         raise FailedPrecondition(
