@@ -18,7 +18,6 @@ static int (*real_clock_gettime)(clockid_t, struct timespec *);
 __attribute__((constructor)) static void prepare(void) {
     const char *path = getenv("WALL_CLOCK_OFFSET");
     int file = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-    real_clock_gettime = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     if (file < 0) return;
     void *shared = mmap(NULL, sizeof *offset_s, PROT_READ, MAP_SHARED, file, 0);
     close(file);
@@ -26,6 +25,9 @@ __attribute__((constructor)) static void prepare(void) {
 }
 
 int clock_gettime(clockid_t clock, struct timespec *now) {
+    if (!real_clock_gettime) /* asked for before the constructor, by another library's */
+        real_clock_gettime =
+            (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
     int failed = real_clock_gettime(clock, now);
     int tells_time_of_day = clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE;
     if (!failed && tells_time_of_day && offset_s) now->tv_sec += *offset_s;
