@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+
+import pytest
+
 from fakes import FakeLoader
 from manager_house import House
 from salver.core.retries import Backoff
@@ -68,6 +72,22 @@ def test_a_version_that_is_not_wished_for_any_more_does_not_begin_anew():
 
     assert loader.calls.count("load") == 1
     assert house.manager.statistics().waiting_for_retry == 0
+
+
+@pytest.mark.parametrize("waited_s", [0.5, 1.0])
+def test_a_withdrawal_ends_the_rounds_and_says_so(
+    caplog: pytest.LogCaptureFixture, waited_s: float
+):
+    """Before the next round, and in the moment in which it begins."""
+    caplog.set_level(logging.INFO)
+    house = House(after_end=BACKOFF)
+    house.have("m", {1: failing(9)})
+    house.clock.advance(waited_s)
+    house.wish("m", {})
+    house.settle()
+
+    said = [m for m in caplog.messages if "was cancelled." in m]
+    assert said == ["Retrying of Loading servable: {name: m version: 1} was cancelled."]
 
 
 def test_each_round_has_its_retries_first():

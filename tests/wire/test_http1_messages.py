@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from salver.errors import InvalidArgument
 from salver.wire.http1_messages import (
     MAX_KNOWN_HEADS,
+    UNPACKED_AT_ONCE_BYTES,
     DateStamp,
     HttpRequest,
     HttpResponse,
@@ -460,3 +461,16 @@ def test_date_is_written_once_a_second():
     assert first == b"Sun, 06 Nov 1994 08:49:37 GMT"
     assert same is first
     assert date.octets() == b"Sun, 06 Nov 1994 08:49:38 GMT"
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 7])
+@pytest.mark.parametrize("pieces", [1, 3])
+def test_a_packed_body_is_whole_whatever_its_size(pieces: int, more: int):
+    """It is unpacked in pieces; none is lost where one ends."""
+    body = bytes(range(256)) * 4096 * pieces + b"x" * 7
+    body = body[: UNPACKED_AT_ONCE_BYTES * pieces + more]
+    packed = gzip.compress(body)
+    request = HttpRequest("POST", "/", {"content-encoding": "gzip"}, packed)
+
+    assert unpacked_body(request) == body
+    assert unpacked_body(request._replace(body=packed[:-9])) == b""

@@ -204,7 +204,9 @@ class BasicManager(Generic[T]):
         elif harness in self._retrying:
             logger.info("Retrying of Loading servable: %s was cancelled.", harness.id)
             self._fail(harness, self._retrying.pop(harness).error)
-        elif self._reviving.pop(harness, None) is not None:
+        elif self._reviving.pop(harness, None) is not None or (
+            harness.failures and harness.state in (State.NEW, State.LOAD_REQUESTED)
+        ):
             logger.info("Retrying of Loading servable: %s was cancelled.", harness.id)
 
     def flush(self, name: str) -> None:

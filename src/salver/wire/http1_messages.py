@@ -66,6 +66,9 @@ STARTS_REMEMBERED: Final = 64
 
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
+UNPACKED_AT_ONCE_BYTES: Final = 1 << 20
+"""Of a packed body."""
+
 CHUNKED_PRELUDE: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -544,17 +547,25 @@ def unpacked_body(request: HttpRequest, *, max_bytes: int = MAX_UNPACKED_BODY_BY
     if "gzip" not in request.headers.get("content-encoding", "").lower():
         return request.body
     inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+    parts: list[bytes] = []
+    size, packed = 0, request.body
     try:
-        body = inflater.decompress(request.body, max_bytes + 1)
+        # In pieces: one of a hundred megabytes is put together while every other thread waits.
+        while not inflater.eof and size <= max_bytes:
+            parts.append(inflater.decompress(packed, UNPACKED_AT_ONCE_BYTES))
+            packed = inflater.unconsumed_tail
+            size += len(parts[-1])
+            if not (parts[-1] or packed):
+                break  # it is cut off
     except zlib.error:
         return b""
-    if len(body) > max_bytes:
-        del body  # the error's traceback would keep it
+    if size > max_bytes:
+        del parts, packed  # the error's traceback would keep them
         raise UnpacksTooLarge(
             f"The gzip body of {len(request.body)} bytes unpacks to more than the "
             f"{max_bytes} bytes allowed; send it uncompressed or in smaller requests"
         )
-    return body if inflater.eof else b""
+    return b"".join(parts) if inflater.eof else b""
 
 
 def reason_phrase(status: int) -> str:
