@@ -695,6 +695,24 @@ def test_a_version_that_fails_leaves_the_old_one_serving(shelf: Shelf, tmp_path:
     assert tried == ended == ("END", "NOT_FOUND", missing)
 
 
+def test_every_version_of_the_first_configuration_is_loaded(shelf: Shelf, tmp_path: Path):
+    """The start waits for one of each model; the others are not forgotten."""
+    base_path = tmp_path / "many"
+    for version in range(1, 41):
+        shutil.copytree(shelf.version("half_plus_two"), base_path / str(version))
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "many" base_path: "{base_path}" '
+        'model_platform: "tensorflow" model_version_policy { all {} } } }'
+    )
+    with ServerProcess(f"--model_config_file={config}", command=SALVER) as server:
+        server.wait_for("Successfully loaded servable version", times=40)
+        found = statuses(server, "many")
+
+    assert {state for state, _, _ in found.values()} == {"AVAILABLE"}
+    assert len(found) == 40
+
+
 def test_a_label_may_wait_for_its_version(shelf: Shelf, tmp_path: Path):
     """A label allowed for a version that is not there leads to it as soon as it is."""
     base_path = tmp_path / "half_plus"

@@ -180,7 +180,7 @@ async def _load(
         ServingError: a configuration cannot be applied; or a model failed, and the face gives up.
     """
     threads = INITIAL_LOAD_THREADS_PER_CPU * usable_cpus()
-    with _threads(threads, "salver-initial-load") as pool, core.loading_with(pool):
+    with _initial_pool(threads) as pool, core.loading_with(pool):
         core.configure(configs)
         await _first(stop.wait(), _loaded(core))
     logger.info("Finished adding/updating models")
@@ -462,6 +462,19 @@ def _threads(count: int, name: str) -> Iterator[Executor]:
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _initial_pool(count: int) -> Iterator[Executor]:
+    """The pool of the first loads.  Those that wait in it at the end of the block go on there:
+
+    the start is over when each model has a version, and others may still be to come.
+    """
+    pool = ThreadPoolExecutor(count, thread_name_prefix="salver-initial-load")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _pool(count: int, name: str) -> AbstractContextManager[Executor | None]:
