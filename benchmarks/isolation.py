@@ -26,8 +26,9 @@ import numpy as np
 import models
 from memory import MIB, resident_bytes
 from reporting import duration, goal, machine, table, times
+from salver.core.retries import Backoff
 from salver.errors import Unavailable
-from salver.servables.isolated import Backoff, IsolatedServable
+from salver.servables.isolated import IsolatedServable
 from salver.servables.isolated_process import Limits, WorkerProcess
 from salver.servables.servable import PreparedRun, Servable
 from salver.servables.tensorflow import TensorFlowRuntime

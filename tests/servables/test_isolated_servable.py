@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from salver.core.retries import Backoff
 from salver.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -30,7 +31,6 @@ from salver.errors import (
 )
 from salver.servables.isolated import (
     TRANSITIONS,
-    Backoff,
     IsolatedLoader,
     IsolatedServable,
     Phase,
@@ -329,10 +329,10 @@ def test_waits_grow_and_are_spread():
     """Twice as long after each death, up to a bound, and never all at the same time."""
     backoff = Backoff(first_s=0.1, longest_s=30)
 
-    waits = [backoff.delay_s(deaths, 1.0) for deaths in (1, 2, 3, 10, 10_000)]
+    waits = [backoff.wait_s(deaths, 1.0) for deaths in (1, 2, 3, 10, 10_000)]
 
     assert waits == pytest.approx([0.1, 0.2, 0.4, 30, 30])
-    assert backoff.delay_s(1, 0.0) == pytest.approx(0.05)
+    assert backoff.wait_s(1, 0.0) == pytest.approx(0.05)
 
 
 def test_every_phase_but_the_last_can_be_closed():

@@ -1,4 +1,4 @@
-"""When a load that failed is tried again."""
+"""When something that failed is tried again: a load, a copy, a process."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ class Backoff:
     first_s: float = 1.0
     longest_s: float = 300.0
 
-    def wait_s(self, failures: int) -> float:
-        """How long to wait after so many failures, at least one."""
+    def wait_s(self, failures: int, chance: float = 1.0) -> float:
+        """How long to wait after so many failures, at least one.
+
+        ``chance``, from 0 to 1, spreads those who failed together: between half and all of it.
+        """
         doublings = min(failures - 1, 60)
-        return min(self.first_s * 2.0**doublings, self.longest_s)
+        return min(self.first_s * 2.0**doublings, self.longest_s) * (0.5 + 0.5 * chance)
 
 
 @dataclass(frozen=True, slots=True)

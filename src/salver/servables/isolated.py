@@ -17,7 +17,6 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from time import monotonic
@@ -26,6 +25,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
+from salver.core.retries import Backoff
 from salver.errors import (
     Cancelled,
     FailedPrecondition,
@@ -81,20 +81,10 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait before a process is started again."""
+RESTARTS: Final = Backoff(first_s=0.1, longest_s=30.0)
 
-    first_s: float = 0.1
-    factor: float = 2.0
-    longest_s: float = 30.0
-    forgiven_after_s: float = 60.0
-    """A process that served so long has made good for all that died before it."""
-
-    def delay_s(self, deaths: int, chance: float) -> float:
-        """The wait after so many deaths in a row; ``chance``, from 0 to 1, spreads the restarts."""
-        growth: float = self.factor ** min(deaths - 1, 64)
-        return min(self.first_s * growth, self.longest_s) * (0.5 + 0.5 * chance)
+FORGIVEN_AFTER_S: Final = 60.0
+"""A process that served so long has made good for all that died before it."""
 
 
 class Observer(Protocol):
@@ -132,7 +122,7 @@ class IsolatedServable:
         self._title = title
         self._make_process = make_process
         self._observer = observer
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff or RESTARTS
         self._chance = chance
         self._news = threading.Condition()
         self._phase = Phase.STARTING
@@ -285,7 +275,7 @@ class IsolatedServable:
         with self._news:
             if self._phase is Phase.CLOSED:
                 return
-            if monotonic() - self._serving_since_s >= self._backoff.forgiven_after_s:
+            if monotonic() - self._serving_since_s >= FORGIVEN_AFTER_S:
                 self._deaths = 0
             self._wait_after(f"its process {process.ending}")
         lines = list(process.last_lines)[-_LINES_LOGGED:]
@@ -363,7 +353,7 @@ class IsolatedServable:
     def _wait_after(self, why: str) -> None:
         self._deaths += 1
         self._why = why
-        self._due_s = monotonic() + self._backoff.delay_s(self._deaths, self._chance())
+        self._due_s = monotonic() + self._backoff.wait_s(self._deaths, self._chance())
         self._advance(Event.DIED)
 
     def _advance(self, event: Event) -> None:

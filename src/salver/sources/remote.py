@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
+from salver.core.retries import Backoff
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
 from salver.core.source import Target
@@ -48,8 +49,7 @@ COPIES_AT_ONCE: Final = 2
 SETTLE_S: Final = 2.0
 """Between the two equal listings that a copy takes."""
 
-FIRST_BACKOFF_S: Final = 1.0
-MAX_BACKOFF_S: Final = 30.0
+BACKOFF: Final = Backoff(first_s=1.0, longest_s=30.0)
 
 TRIES_BEFORE_ERROR: Final = 3
 """A version that failed so often in a row is announced as failed; it is tried all the same."""
@@ -231,7 +231,7 @@ class RemoteSource:
             return self.step()
         except Exception:
             logger.exception("A look at the remote stores failed; the next one follows")
-            return FIRST_BACKOFF_S
+            return BACKOFF.first_s
 
     def _update(self, name: str, servable: MonitoredServable, now_s: float) -> None:
         watch = self._watches.get(name)
@@ -525,8 +525,7 @@ class RemoteSource:
 
     def _backoff_s(self, failures: int) -> float:
         """Longer after each failure, up to a bound, and never the same for two servers."""
-        longest_s = min(FIRST_BACKOFF_S * 2.0 ** min(failures - 1, 16), MAX_BACKOFF_S)
-        return longest_s * (0.5 + self._jitter() / 2)
+        return BACKOFF.wait_s(failures, self._jitter())
 
 
 def _outcome(work: Callable[[], R]) -> R | ServingError:
