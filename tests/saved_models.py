@@ -188,6 +188,17 @@ def matrix_half_plus_two(version: Path) -> None:
     _save_affine(version, 0.5, 2.0, [None, 2, 2])
 
 
+def centred(version: Path) -> None:
+    """x - mean(x) over the batch: what a row gets depends on its neighbours."""
+    tf = tensorflow()
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def centre(x: Any) -> dict[str, Any]:  # a tf.Tensor
+        return {"y": x - tf.reduce_mean(x)}
+
+    tf.saved_model.save(tf.Module(), str(version), signatures=centre)
+
+
 def _save_affine(version: Path, factor: float, offset: float, shape: list[int | None]) -> None:
     tf = tensorflow()
     module = tf.Module()
@@ -235,6 +246,7 @@ def _export_keras(version: Path, layers_of: Callable[[ModuleType], list[Any]]) -
     tensorflow()
     import keras
 
+    keras.utils.clear_session()  # inputs are numbered through all models of a process
     keras.utils.set_random_seed(1)
     keras.Sequential(layers_of(keras.layers)).export(str(version), verbose=False)
 
@@ -485,6 +497,34 @@ def gpu_only(version: Path) -> None:
         export.signature("serving_default", PREDICT, {"x": x}, {"y": y})
 
 
+def v1_on_cpu_1(version: Path) -> None:
+    """x/2 + 2, of which ``half`` and its variable are pinned to the second of several CPUs."""
+    tf = tensorflow()
+    with V1Export(version) as export:
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        with tf.device("/device:CPU:1"):
+            factor = tf.compat.v1.Variable(0.5, use_resource=False, name="factor")
+            half = tf.multiply(x, factor, name="half")
+        y = tf.add(half, 2.0, name="y")
+        export.signature("serving_default", PREDICT, {"x": x}, {"y": y})
+
+
+def on_cpu_2(version: Path) -> None:
+    """The same as TensorFlow 2 writes it: the product, in a function, is pinned to the third."""
+    tf = tensorflow()
+    module = tf.Module()
+    module.factor, module.offset = tf.Variable(0.5), tf.Variable(2.0)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+    def affine(x):
+        with tf.device("/device:CPU:2"):
+            half = x * module.factor
+        return {"y": half + module.offset}
+
+    module.affine = affine
+    tf.saved_model.save(module, str(version), signatures=affine)
+
+
 class V1Export:
     """A graph under construction, written out when its block ends."""
 
@@ -572,6 +612,7 @@ MODELS: Final[Mapping[str, Callable[[Path], None]]] = {
     for write in (
         half_plus_two,
         half_plus_three,
+        centred,
         matrix_half_plus_two,
         keras_softmax,
         keras_cnn,
@@ -586,6 +627,8 @@ MODELS: Final[Mapping[str, Callable[[Path], None]]] = {
         v1_legacy_init_op,
         all_dtypes,
         gpu_only,
+        v1_on_cpu_1,
+        on_cpu_2,
         unknown_op,
         other_tag,
         corrupt_graph,

@@ -23,7 +23,8 @@ ROWS: Final[Mapping[int, frozenset[str]]] = {
     7: frozenset({"model_server"}),
     6: frozenset({"inference"}),
     5: frozenset({"apis", "servables", "sources", "wire"}),
-    3: frozenset({"core", "batching", "signature"}),
+    4: frozenset({"batching"}),
+    3: frozenset({"core", "signature"}),
     2: frozenset({"metrics", "saved_model_files", "tensors"}),
     1: frozenset({"dtypes", "protos", "varints"}),
     0: frozenset({"errors"}),
@@ -38,9 +39,22 @@ FURNITURE: Final[Mapping[str, frozenset[str]]] = {
 """Rooms that may use less than all rows below: the lifecycle, the sockets, the codecs."""
 
 FRAMEWORKS: Final = frozenset(
-    {"tensorflow", "keras", "openvino", "onnxruntime", "torch", "jax", "sklearn", "xgboost"}
+    {
+        "ai_edge_litert",
+        "tensorflow",
+        "keras",
+        "openvino",
+        "onnxruntime",
+        "torch",
+        "jax",
+        "sklearn",
+        "xgboost",
+    }
 )
 """Each may be imported in ``servables/<its name>.py`` only."""
+
+RUNTIMES: Final[Mapping[str, str]] = {"ai_edge_litert": "litert"}
+"""Where a framework is called otherwise than its package."""
 
 TEST_ONLY: Final = frozenset({"grpc", "h2", "hpack"})
 """Oracles and clients of the tests: the wire is our own."""
@@ -88,6 +102,7 @@ def test_every_rule_can_fail(tmp_path):
     plant(tmp_path, "cli/serve", "from salver import errors")
     plant(tmp_path, "cli/flags", "from . import serve")
     plant(tmp_path, "servables/tensorflow", "import tensorflow")
+    plant(tmp_path, "servables/litert", "import ai_edge_litert.interpreter")
     plant(tmp_path, "inference", "def f():\n    import openvino")
     plant(tmp_path, "model_server/server", "import grpc.aio")
     plant(tmp_path, "attic/old", "import os")
@@ -101,6 +116,7 @@ def test_every_rule_can_fail(tmp_path):
         "salver.inference:2 imports openvino: its place is salver.servables.openvino",
         "salver.metrics:2 imports salver.tensors: not down the rows",
         "salver.model_server.server:1 imports grpc.aio: only tests may",
+        "salver.servables.litert:1 imports ai_edge_litert.interpreter: on top of a module",
         "salver.servables.tensorflow:1 imports tensorflow: on top of a module",
         "salver.wire.http1:1 imports salver.signature: wire may not know it",
     ]
@@ -164,9 +180,10 @@ def what_is_wrong(one: Import) -> str | None:
         return "name the module instead"
     if one.package == "salver":
         return what_is_wrong_inside(one)
-    if one.package in FRAMEWORKS and one.module != f"salver.servables.{one.package}":
-        return f"its place is salver.servables.{one.package}"
-    if one.package == "tensorflow" and one.at_top:
+    place = f"salver.servables.{RUNTIMES.get(one.package, one.package)}"
+    if one.package in FRAMEWORKS and one.module != place:
+        return f"its place is {place}"
+    if one.package in FRAMEWORKS and one.at_top:
         return "on top of a module"
     if one.package in TEST_ONLY:
         return "only tests may"

@@ -8,14 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from salver.saved_model_files import Needs, missing_files, read_needs
+from salver.saved_model_files import Needs, graph_that_tells, missing_files, read_needs
 from saved_models import Shelf
+from session_bundles import BUNDLES, BundleShelf
 
 INDEX = "variables/variables.index"
 
 
 def shard(number: int, count: int) -> str:
     return f"variables/variables.data-{number:05}-of-{count:05}"
+
+
+def bundle_shard(number: int, count: int) -> str:
+    return f"export-{number:05}-of-{count:05}"
 
 
 @pytest.mark.parametrize(
@@ -30,10 +35,18 @@ def shard(number: int, count: int) -> str:
         (["saved_model.pb", shard(0, 1)], [INDEX]),
         (["saved_model.pb", INDEX, shard(1, 3)], [shard(0, 3), shard(2, 3)]),
         (["saved_model.pb", INDEX, shard(0, 1)], []),
+        (["export.meta"], []),
+        (["export.meta", "export"], []),
+        (["export.meta", "export-00000-of-00001", "checkpoint"], []),
+        (["export.meta", "export-00001-of-00003"], [bundle_shard(0, 3), bundle_shard(2, 3)]),
+        (["export.meta", "export.index"], ["export.data-00000-of-00001"]),
+        (["export.meta", "export.data-00000-of-00001"], ["export.index"]),
+        (["export-00000-of-00001"], ["saved_model.pb"]),
+        (["export.meta", "saved_model.pb", INDEX], [shard(0, 1)]),
     ],
 )
 def test_names_tell_what_is_missing(paths: list[str], missing: list[str]):
-    """A graph; and where there is anything of variables, an index and every shard."""
+    """A graph; and where there is anything of variables, all of them, in either format."""
     assert missing_files(paths) == missing
 
 
@@ -62,10 +75,46 @@ def test_every_whole_model_is_complete(shelf: Shelf):
         assert missing_files(paths, read_needs(version / "saved_model.pb")) == [], name
 
 
-@given(st.binary(max_size=200))
-def test_any_bytes_are_read_without_an_error(tmp_path_factory: pytest.TempPathFactory, data: bytes):
+@pytest.mark.parametrize("name", sorted(BUNDLES))
+def test_every_whole_session_bundle_is_complete(bundle_shelf: BundleShelf, name: str):
+    """It needs its variables, and the assets that its collections name; and it has them."""
+    version = bundle_shelf.version(name)
+    paths = [p.relative_to(version).as_posix() for p in version.rglob("*") if p.is_file()]
+    assets = frozenset(path.name for path in (version / "assets").iterdir())
+    needs = read_needs(version / "export.meta")
+
+    assert needs == Needs(variables=True, assets=assets)
+    assert missing_files(paths, needs) == []
+
+
+def test_a_bundles_graph_tells_of_what_no_name_hints_at():
+    """A bundle alone is not a model when it needs variables."""
+    needs = Needs(variables=True, assets=frozenset({"labels.txt"}))
+
+    assert missing_files(["export.meta"], needs) == ["assets/labels.txt", bundle_shard(0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "graph"),
+    [
+        (["saved_model.pb", "export.meta"], "saved_model.pb"),
+        (["export.meta", "export"], "export.meta"),
+        (["saved_model.pbtxt", "export.meta"], None),
+        (["variables/variables.index"], None),
+    ],
+)
+def test_the_graph_that_is_loaded_is_the_one_that_tells(paths: list[str], graph: str | None):
+    """Where there are several, the first in order is loaded; not every form can be read here."""
+    assert graph_that_tells(paths) == graph
+
+
+@pytest.mark.parametrize("name", ["any_graph.pb", "export.meta"])
+@given(data=st.binary(max_size=200))
+def test_any_bytes_are_read_without_an_error(
+    tmp_path_factory: pytest.TempPathFactory, name: str, data: bytes
+):
     """A graph that is none needs nothing: whoever loads it says what is wrong."""
-    graph = tmp_path_factory.getbasetemp() / "any_graph.pb"
+    graph = tmp_path_factory.getbasetemp() / name
     graph.write_bytes(data)
 
     assert isinstance(read_needs(graph), Needs)

@@ -7,7 +7,7 @@ Four kinds of fenced blocks mean something, and there must be no other:
     terminal, so below one stand lines of its log.
 ``log``
     What the server's terminal shows by and by.  ``^C`` is Ctrl-C.
-``python``, ``textproto``
+``python``, ``textproto``, ``toml``
     A file; the line before the block ends with its name in backquotes and a colon.
 
 What differs from one run to the next (times, ports, folders, versions) is made the same on both
@@ -36,9 +36,13 @@ from urllib.parse import urlsplit
 
 from server_process import ServerProcess, program
 
+FILES = ("python", "textproto", "toml")
 SERVERS = ("salver serve ", "tensorflow_model_server ", "tf_serving_entrypoint")
 DONE_BEFORE = ("python3 -m venv", ". .venv", "pip install")
 """The installation, which whoever runs the tests has behind them."""
+
+INSTALL = "pip install ."
+"""What the page itself has written: installed into a folder of its own."""
 
 ANSWER_TIMEOUT_S = 30
 
@@ -115,6 +119,7 @@ class Reader:
         self._folder_on_page = folder_on_page
         self._server: ServerProcess | None = None
         self._lines_seen = 0
+        self._site = folder / "site-packages"
 
     def follow(self, page: str) -> None:
         """Do everything the page says, and compare every answer."""
@@ -137,12 +142,15 @@ class Reader:
             self._watch(block.text)
         else:
             name = FILE_NAME.search(block.introduction)
-            assert block.kind in ("python", "textproto"), f"{block.kind!r} is no kind of block"
+            assert block.kind in FILES, f"{block.kind!r} is no kind of block"
             assert name, f"{block.introduction!r} names no file"
             (self.folder / name[1]).write_text(self._here(block.text))
 
     def _type(self, step: Step) -> None:
         command = self._here(step.command)
+        if command == INSTALL:
+            self._install()
+            return
         if command.startswith(DONE_BEFORE):
             return
         if any(server in command + " " for server in SERVERS):
@@ -170,12 +178,23 @@ class Reader:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self.folder,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, **self._environment, "PATH": path},
             timeout=ANSWER_TIMEOUT_S,
             check=False,
         )
         assert done.returncode == 0, f"{command}\nfailed:\n{done.stdout}"
         return done.stdout
+
+    def _install(self) -> None:
+        """Let pip install the package that the page has written, with what is here already."""
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        alone = ["--no-index", "--no-deps", "--no-build-isolation", "--target", self._site]
+        subprocess.run([*pip, *alone, self.folder], check=True)
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        """What makes the installed package be found."""
+        return {"PYTHONPATH": str(self._site)} if self._site.exists() else {}
 
     def _run_python(self, words: list[str]) -> str:
         """Run a script in this process, which has TensorFlow imported; a new one would have to."""
@@ -191,7 +210,7 @@ class Reader:
     def _start(self, command: str) -> None:
         assert self._server is None, "the terminal is taken: the last server was not stopped"
         words = shlex.split(command)
-        environment = {}
+        environment = self._environment
         while ASSIGNMENT.match(words[0]):
             name, _, environment[name] = words.pop(0).partition("=")
         split = 2 if words[0] == "salver" else 1

@@ -71,10 +71,10 @@ def python_echo(name: str, script: str) -> Iterator[Contender]:
 
 
 @contextmanager
-def model_server(*names: str) -> Iterator[Contender]:
+def model_server(*names: str, command: Sequence[str] = servers.SALVER_SERVE) -> Iterator[Contender]:
     """A whole server with these of the benchmarks' models; half_plus_two is always among them."""
     grpc_port, rest_port = servers.free_port(), servers.free_port()
-    program = Path(sys.executable).with_name(*servers.TENSORFLOW_MODEL_SERVER)
+    program = Path(sys.executable).with_name(command[0])
     rows = "".join(
         f'config {{ name: "{name}" base_path: "{models.base_path(name)}" '
         'model_platform: "tensorflow" }\n'
@@ -83,8 +83,9 @@ def model_server(*names: str) -> Iterator[Contender]:
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "models.config")
         config.write_text(f"model_config_list {{ {rows} }}")
-        command = [
+        arguments = [
             str(program),
+            *command[1:],
             f"--port={grpc_port}",
             f"--rest_api_port={rest_port}",
             f"--model_config_file={config}",
@@ -93,7 +94,7 @@ def model_server(*names: str) -> Iterator[Contender]:
         def is_ready() -> bool:
             return _answers_http(rest_port, servers.REST_REQUEST, servers.RIGHT_ANSWER)
 
-        with _running(command, is_ready) as pid:
+        with _running(arguments, is_ready) as pid:
             grpc_address, rest_address = (f"127.0.0.1:{port}" for port in (grpc_port, rest_port))
             yield Contender("Salver", pid, grpc_address, rest_address)
 

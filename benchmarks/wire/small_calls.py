@@ -2,9 +2,10 @@
 
     small_calls.py [--seconds N]
 
-Four gRPC servers take turns under the same load: an echo in C++, grpcio's, Salver's wire with
-nothing behind it, and the whole server with half_plus_two.  REST and nginx join where a shape has
-one stream per connection, which is all that HTTP/1.1 has.
+Five gRPC servers take turns under the same load: an echo in C++, grpcio's, Salver's wire with
+nothing behind it, and the whole server with half_plus_two, once with calls that share runs and once
+with each run alone.  REST and nginx join where a shape has one stream per connection, which is all
+that HTTP/1.1 has.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ SHAPES_OF_PREDICT: Final = (Shape(32, 1), Shape(1, 32))
 
 WHOLE: Final = "Salver, gRPC Predict"
 REST: Final = "Salver, REST Predict"
+WHOLE_ALONE: Final = "the same, each run alone"
+REST_ALONE: Final = "the same over REST, alone"
+"""As ``tensorflow_model_server`` does by default."""
 
 ECHO_GOAL: Final = 0.5
 PREDICT_GOAL: Final = 1.0
@@ -77,10 +81,10 @@ def start(stack: ExitStack) -> list[Load]:
         stack.enter_context(contenders.python_echo(OURS, "echo_salver.py")),
     ]
     whole = stack.enter_context(contenders.model_server())
+    alone = stack.enter_context(contenders.model_server(command=servers.TENSORFLOW_MODEL_SERVER))
     nginx = stack.enter_context(contenders.nginx())
     answer_bytes = len(framed(contenders.call(whole.grpc_address, PREDICT, message)))
     echo_bytes = len(framed(contenders.ANSWER))
-    grpc_url, rest_url = f"http://{whole.grpc_address}", f"http://{whole.rest_address}"
     rest_path = f"/v1/models/{servers.MODEL}:predict"
     loads = [
         Load(
@@ -93,10 +97,12 @@ def start(stack: ExitStack) -> list[Load]:
         for each in echoes
         if each is not None
     ]
-    loads += [
-        Load(WHOLE, whole.pid, grpc_url + PREDICT, predict_body, answer_bytes=answer_bytes),
-        Load(REST, whole.pid, rest_url + rest_path, rest_body, is_http1=True),
-    ]
+    for each, name, rest_name in ((whole, WHOLE, REST), (alone, WHOLE_ALONE, REST_ALONE)):
+        url, rest_url = f"http://{each.grpc_address}{PREDICT}", f"http://{each.rest_address}"
+        loads += [
+            Load(name, each.pid, url, predict_body, answer_bytes=answer_bytes),
+            Load(rest_name, each.pid, rest_url + rest_path, rest_body, is_http1=True),
+        ]
     if nginx is not None:
         url = f"http://{nginx.rest_address}{rest_path}"
         loads.append(Load(NGINX, nginx.pid, url, rest_body, is_http1=True))

@@ -174,10 +174,10 @@ class HistogramCell:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def add(self, value: float) -> None:
-        """Count a value; the metric's ``lock`` is held."""
-        self.counts[bisect_right(self._bounds, value)] += 1
-        self.sum += value
+    def add(self, value: float, *, times: int = 1) -> None:
+        """Count a value so many times; the metric's ``lock`` is held."""
+        self.counts[bisect_right(self._bounds, value)] += times
+        self.sum += value * times
 
 
 def growing_bounds(first: float, factor: float, count: int) -> tuple[float, ...]:

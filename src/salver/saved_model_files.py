@@ -1,4 +1,4 @@
-"""When the files of a version are all there: what a SavedModel needs, read off names and one file.
+"""When the files of a version are all there: what a model needs, read off names and one file.
 
 A version appears file by file, in any order, and large files late.
 TensorFlow loads a SavedModel whose variables are missing without a word, and then answers from
@@ -9,23 +9,35 @@ from __future__ import annotations
 
 import mmap
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 GRAPH: Final = "saved_model.pb"
 GRAPHS: Final = (GRAPH, "saved_model.pbtxt", "saved_model.cpb", "model.tflite")
+BUNDLE: Final = "export.meta"
+"""The graph of a legacy SessionBundle, which counts where there is no other."""
+RECOGNISED_BY: Final = (*GRAPHS, BUNDLE)
 """What a version is recognised by: one of these has to be there."""
 
 INDEX: Final = "variables/variables.index"
 _SHARD: Final = re.compile(r"variables/variables\.data-(\d{5})-of-(\d{5})")
 
-# Field numbers of SavedModel, MetaGraphDef and AssetFileDef.
+BUNDLE_VARIABLES: Final = "export"
+"""What the files of a bundle's variables are called, or begin with."""
+_BUNDLE_SHARD: Final = re.compile(r"export-(\d{5})-of-(\d{5})")
+_BUNDLE_DATA: Final = re.compile(r"export\.data-(\d{5})-of-(\d{5})")
+
+# Field numbers of SavedModel, MetaGraphDef, CollectionDef and what they hold.
 _META_GRAPHS: Final = 2
-_SAVER_DEF: Final = 3
+SAVER_DEF: Final = 3
+COLLECTION_DEF: Final = 4
+ANY_VALUES: Final = (5, 1)
+"""From a CollectionDef to each Any in it."""
 _ASSET_FILE_DEF: Final = 6
 _FILENAME: Final = 2
+_ANY_VALUE: Final = 2
 
 _VARIABLE_OPS: Final = (b"\x12\x0bVarHandleOp", b"\x12\nVariableV2", b"\x12\x08Variable")
 """The field ``NodeDef.op`` of the ops that hold what a checkpoint restores.
@@ -47,56 +59,55 @@ class Needs:
 
 def missing_files(paths: Collection[str], needs: Needs | None = None) -> list[str]:
     """The files that a version lacks, as far as names and ``needs`` tell; empty if complete."""
-    if not any(name in paths for name in GRAPHS):
+    if not any(name in paths for name in RECOGNISED_BY):
         return [GRAPH]
     needs = needs or Needs()
     missing = [f"assets/{name}" for name in sorted(needs.assets) if f"assets/{name}" not in paths]
+    if not any(name in paths for name in GRAPHS):
+        return missing + _missing_bundle_variables(paths, needs)
     if needs.variables or any(path.startswith("variables/") for path in paths):
         missing += _missing_variables(paths)
     return missing
 
 
+def graph_that_tells(paths: Collection[str]) -> str | None:
+    """The file among ``paths`` that ``read_needs`` can read, if what is loaded has one."""
+    graph = next((name for name in RECOGNISED_BY if name in paths), None)
+    return graph if graph in (GRAPH, BUNDLE) else None
+
+
 def read_needs(graph: Path) -> Needs:
-    """What the graph in a ``saved_model.pb`` needs; nothing, where it cannot be read.
+    """What the graph in a ``saved_model.pb`` or ``export.meta`` needs; nothing, if it is neither.
 
     Whoever loads it then says what is wrong with it.
     """
     try:
         with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _needs(data)
+            return _bundle_needs(data) if graph.name == BUNDLE else _needs(data)
     except (OSError, ValueError):
         return Needs()
 
 
-def _missing_variables(paths: Collection[str]) -> list[str]:
-    missing = [] if INDEX in paths else [INDEX]
-    shards = [match for match in map(_SHARD.fullmatch, paths) if match]
-    count = max((int(match[2]) for match in shards), default=1)
-    names = (f"variables/variables.data-{number:05}-of-{count:05}" for number in range(count))
-    return missing + [name for name in names if name not in paths]
+def read_assets(graph: Path) -> frozenset[str]:
+    """The files that the graph in a ``saved_model.pb`` names as its assets; none if it is none."""
+    try:
+        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return _assets(data)
+    except (OSError, ValueError):
+        return frozenset()
 
 
-def _needs(data: mmap.mmap) -> Needs:
-    variables = False
-    assets: set[str] = set()
-    for number, start, end in _fields(data, 0, len(data)):
-        if number != _META_GRAPHS:
-            continue
-        for part, part_start, part_end in _fields(data, start, end):
-            if part == _SAVER_DEF:
-                variables |= part_end > part_start
-            elif part == _ASSET_FILE_DEF:
-                assets |= {
-                    data[a:b].decode()
-                    for field, a, b in _fields(data, part_start, part_end)
-                    if field == _FILENAME
-                }
-    variables = variables and any(data.find(op) >= 0 for op in _VARIABLE_OPS)
-    return Needs(variables, frozenset(assets))
+def lies_outside(asset: str) -> bool:
+    """Whether the name of an asset leads out of the folder ``assets``.
+
+    A link in there does not count: whoever put the version in its place made it.
+    """
+    name = PurePosixPath(asset)
+    return not name.parts or name.is_absolute() or ".." in name.parts
 
 
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of each field; only of length-delimited ones is it worth a look.
+def fields(data: mmap.mmap | memoryview, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number of each field of a message, start and end of what it holds.
 
     Raises:
         ValueError: this is no message.
@@ -119,7 +130,103 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
         yield number, start, at
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def nested(
+    data: mmap.mmap | memoryview, at: int, end: int, numbers: Sequence[int]
+) -> Iterator[tuple[int, int]]:
+    """Start and end of each field that is reached by going down ``numbers``, message by message.
+
+    Raises:
+        ValueError: this is no message.
+    """
+    number, *below = numbers
+    for found, start, stop in fields(data, at, end):
+        if found != number:
+            continue
+        if below:
+            yield from nested(data, start, stop, below)
+        else:
+            yield start, stop
+
+
+def collections(
+    data: mmap.mmap | memoryview, at: int = 0, end: int | None = None
+) -> Iterator[tuple[str, int, int]]:
+    """Name of each collection of a MetaGraphDef, start and end of its CollectionDef.
+
+    Raises:
+        ValueError: this is no MetaGraphDef.
+    """
+    for start, stop in nested(data, at, len(data) if end is None else end, (COLLECTION_DEF,)):
+        entry = {number: (a, b) for number, a, b in fields(data, start, stop)}
+        if entry.keys() >= {1, 2}:  # key and value of a map's entry
+            (a, b), (value_start, value_end) = entry[1], entry[2]
+            yield bytes(data[a:b]).decode(), value_start, value_end
+
+
+def _missing_variables(paths: Collection[str]) -> list[str]:
+    missing = [] if INDEX in paths else [INDEX]
+    return missing + _missing_shards(paths, _SHARD, "variables/variables.data")
+
+
+def _missing_bundle_variables(paths: Collection[str], needs: Needs) -> list[str]:
+    """One file, shards of the first format, or an index and shards of the second."""
+    if BUNDLE_VARIABLES in paths:
+        return []
+    index = f"{BUNDLE_VARIABLES}.index"
+    if index in paths or any(map(_BUNDLE_DATA.fullmatch, paths)):
+        missing = [] if index in paths else [index]
+        return missing + _missing_shards(paths, _BUNDLE_DATA, f"{BUNDLE_VARIABLES}.data")
+    if needs.variables or any(map(_BUNDLE_SHARD.fullmatch, paths)):
+        return _missing_shards(paths, _BUNDLE_SHARD, BUNDLE_VARIABLES)
+    return []
+
+
+def _missing_shards(paths: Collection[str], shard: re.Pattern[str], name: str) -> list[str]:
+    shards = [match for match in map(shard.fullmatch, paths) if match]
+    count = max((int(match[2]) for match in shards), default=1)
+    names = (f"{name}-{number:05}-of-{count:05}" for number in range(count))
+    return [name for name in names if name not in paths]
+
+
+def _needs(data: mmap.mmap) -> Needs:
+    saver = any(end > start for start, end in nested(data, 0, len(data), (_META_GRAPHS, SAVER_DEF)))
+    return Needs(saver and _has_variables(data), _assets(data))
+
+
+def _assets(data: mmap.mmap) -> frozenset[str]:
+    """Where TensorFlow 2 lists them, and where TensorFlow 1 did."""
+    assets: set[str] = set()
+    listed = (*ANY_VALUES, _ANY_VALUE, _FILENAME)
+    for start, end in nested(data, 0, len(data), (_META_GRAPHS,)):
+        assets.update(_strings(data, start, end, (_ASSET_FILE_DEF, _FILENAME)))
+        for name, at, stop in collections(data, start, end):
+            if name == "saved_model_assets":
+                assets.update(_strings(data, at, stop, listed))
+    return frozenset(assets)
+
+
+def _bundle_needs(data: mmap.mmap) -> Needs:
+    saver = any(end > start for start, end in nested(data, 0, len(data), (SAVER_DEF,)))
+    path = (*ANY_VALUES, _ANY_VALUE, _FILENAME)
+    assets = {
+        asset
+        for name, start, end in collections(data)
+        if name == "serving_assets"
+        for asset in _strings(data, start, end, path)
+    }
+    return Needs(saver and _has_variables(data), frozenset(assets))
+
+
+def _has_variables(data: mmap.mmap) -> bool:
+    return any(data.find(op) >= 0 for op in _VARIABLE_OPS)
+
+
+def _strings(data: mmap.mmap, at: int, end: int, numbers: Sequence[int]) -> Iterator[str]:
+    for start, stop in nested(data, at, end, numbers):
+        yield data[start:stop].decode()
+
+
+def _varint(data: mmap.mmap | memoryview, at: int, end: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, _MAX_VARINT_BITS + 6, 7):
         if at >= end:

@@ -159,7 +159,7 @@ def test_version_names_salver_and_tensorflow(word, capsys):
     ("word", "hint"),
     [
         ("serv", "there is no command 'serv'; did you mean serve?"),
-        ("xyz", "there is no command 'xyz'; there are serve, check, options, version, help."),
+        ("xyz", "there is no command 'xyz'; there are serve, check, show, options, version, help."),
         ("--port=1", "options follow a command, as in: salver serve --port=1"),
     ],
 )

@@ -125,7 +125,8 @@ def server(shelf: Shelf, folder: Path) -> Iterator[ServerProcess]:
         put(shelf.version("half_plus_two"), base, 1)
     put(shelf.version("half_plus_three"), bases["fallen_back"], 2)
     config = config_file(folder, healthy=shelf("half_plus_two"), **bases)
-    with ServerProcess(f"--model_config_file={config}", command=SALVER) as running:
+    flags = f"--model_config_file={config}", "--explain_load_errors=false"  # TensorFlow's texts
+    with ServerProcess(*flags, command=SALVER) as running:
         yield running.wait_until_started()
 
 

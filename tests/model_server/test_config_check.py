@@ -10,6 +10,7 @@ import pytest
 from certificates import Authority
 from salver.model_server.config_check import Kind, Report, check, kind_of
 from salver.model_server.platform_config import ADAPTER
+from salver.servables.platform import installed_platforms
 
 FOLDERS = {"/models/m": ["1", "2", "10", "tmp"], "/models/empty": []}
 
@@ -111,8 +112,8 @@ def test_everything_that_is_wrong_is_told_with_its_place():
         ),
         "7:5: error: No request-logger-creator provided.",
         (
-            "8:45: warning: Model q requests unsupported platform other, unless "
-            "platform_config_file has it"
+            "8:45: warning: Model q requests unsupported platform other; there are: "
+            f"{', '.join(installed_platforms())}, and whatever platform_config_file lists"
         ),
         "9:3: warning: a model without a name cannot be asked for",
     ]
@@ -152,7 +153,7 @@ def test_a_platform_file_says_what_holds_and_what_does_not():
         f"  [type.googleapis.com/{ADAPTER}] {{ legacy_config {{\n"
         '    saved_model_tags: "serve"\n'
         "    session_config { intra_op_parallelism_threads: 2 }\n"
-        "    num_tflite_pools: 1\n"
+        '    mixed_precision: "bfloat16"\n'
         "    enable_saved_model_config: true\n"
         "} } } } }\n"
         'platform_configs { key: "x" value { } }\n'
@@ -162,7 +163,7 @@ def test_a_platform_file_says_what_holds_and_what_does_not():
         "tensorflow: tags serve; warm-up off; session config: intra_op_parallelism_threads"
     ]
     assert [line.partition(" has")[0].partition(" keeps")[0] for line in told(report)] == [
-        "5:5: warning: num_tflite_pools",
+        "5:5: warning: mixed_precision",
         "6:5: error: enable_saved_model_config",
         f"8:29: error: platform x names no adapter; there is only {ADAPTER}",
     ]

@@ -19,10 +19,10 @@ from salver.metrics import Metrics
 from salver.model_server.isolation import EVERY_MODEL, IsolatedStateMonitor, Isolation
 from salver.model_server.options import Options, check_what_to_serve
 from salver.servables.isolated import IsolatedLoader
-from salver.servables.isolated_messages import Recipe
 from salver.servables.isolated_process import WorkerProcess
+from salver.servables.platform import PlatformContext
 
-RECIPE = Recipe(path="", working_folder="")
+CONTEXT = PlatformContext("tensorflow")
 WORKER = Path(__file__).parents[1] / "servables" / "isolated_worker_fake.py"
 
 
@@ -33,7 +33,7 @@ WORKER = Path(__file__).parents[1] / "servables" / "isolated_worker_fake.py"
 def test_the_models_that_are_named_are_isolated(names: list[str], isolated: set[str]):
     """And the others are loaded as ever."""
     make_loader = Isolation(names, metrics=Metrics()).around(
-        lambda _id, path: FakeLoader(path), RECIPE
+        lambda _id, path: FakeLoader(path), CONTEXT
     )
 
     loaders = {name: make_loader(ServableId(name, 1), "/m/1") for name in ("a", "b", "c")}
@@ -45,7 +45,7 @@ def test_the_models_that_are_named_are_isolated(names: list[str], isolated: set[
 def test_memory_is_estimated_as_ever():
     """A version needs what it needs, in whichever process."""
     make_loader = Isolation([EVERY_MODEL], metrics=Metrics()).around(
-        lambda _id, path: FakeLoader(path, needed_bytes=42), RECIPE
+        lambda _id, path: FakeLoader(path, needed_bytes=42), CONTEXT
     )
 
     assert make_loader(ServableId("m", 1), "/m/1").estimate_resources() == 42
@@ -55,7 +55,7 @@ def test_a_load_that_fails_is_counted(tmp_path: Path):
     """Under TensorFlow's name for it, with the path."""
     metrics = Metrics()
     isolation = Isolation([EVERY_MODEL], metrics=metrics, load_timeout_s=60)
-    make_loader = isolation.around(lambda _id, path: FakeLoader(path), RECIPE)
+    make_loader = isolation.around(lambda _id, path: FakeLoader(path), CONTEXT)
     loader = make_loader(ServableId("m", 1), str(tmp_path))
 
     with pytest.raises(ServingError, match="does not appear to contain a SavedModel"):
@@ -76,7 +76,7 @@ def test_trouble_is_known_whatever_loaders_are_made_later(tmp_path: Path):
         load_timeout_s=60,
         make_process=partial(WorkerProcess, command=command),
     )
-    make_loader = isolation.around(lambda _id, path: FakeLoader(path), RECIPE)
+    make_loader = isolation.around(lambda _id, path: FakeLoader(path), CONTEXT)
     servable_id, path = ServableId("m", 1), f"while:{here}"
     loader = make_loader(servable_id, path)
     loader.load()

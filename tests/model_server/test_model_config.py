@@ -117,7 +117,7 @@ def test_a_configuration_without_models_is_one(tmp_path: Path, text: str):
         (
             listed(f'{MODEL} model_platform: "pytorch"'),
             Code.INVALID_ARGUMENT,
-            "Model m requests unsupported platform pytorch",
+            "Model m requests unsupported platform pytorch; there are: tensorflow",
         ),
         (
             listed(f"{MODEL} {PLATFORM} logging_config {{ }}"),

@@ -79,8 +79,13 @@ def test_only_the_rows_with_two_defaults_differ_between_the_faces():
         "list_models": True,
         "max_num_load_retries": 0,
         "retry_failed_loads": True,
+        "read_tflite_signatures": True,
+        "load_session_bundles": True,
+        "batch_without_waiting": True,
         "drain_grace_seconds": 30.0,
         "check_golden_requests": True,
+        "explain_load_errors": True,
+        "require_signatures": True,
         "health_endpoints": True,
     }
 

@@ -78,6 +78,27 @@ def test_tags_warmup_and_session_config_are_taken_from_the_file(tmp_path: Path):
     assert found.options(Options()).num_request_iterations_for_warmup == 4
 
 
+@pytest.mark.parametrize(
+    ("text", "interpreters"),
+    [
+        ("", 0),
+        ("num_tflite_interpreters: 3", 3),
+        ("num_tflite_interpreters: 3 num_tflite_pools: 2", 2),
+    ],
+)
+def test_tensorflow_lite_is_preferred_as_the_file_says(
+    tmp_path: Path, text: str, interpreters: int
+):
+    """And not as the flags say; the older field holds where the newer one is not set."""
+    text += " prefer_tflite_model: true num_tflite_interpreters_per_pool: 4"
+
+    found = read(tmp_path, text).options(Options(num_tflite_pools=9))
+
+    assert found.prefer_tflite_model
+    assert found.num_tflite_pools == interpreters
+    assert found.num_tflite_interpreters_per_pool == 4
+
+
 def test_what_has_no_effect_is_said_once_in_the_log(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
@@ -85,7 +106,7 @@ def test_what_has_no_effect_is_said_once_in_the_log(
     with caplog.at_level(logging.WARNING):
         found = read(
             tmp_path,
-            'session_target: "grpc://x" num_tflite_pools: 3 '
+            'session_target: "grpc://x" mixed_precision: "bfloat16" '
             'experimental_fixed_input_tensors { name: "x" tensor { dtype: DT_FLOAT '
             "tensor_shape { dim { size: 2 } } float_val: [1, 2] } } "
             "model_warmup_options { num_model_warmup_threads { value: 2 } }",
@@ -95,7 +116,7 @@ def test_what_has_no_effect_is_said_once_in_the_log(
     assert [remark.path for remark in found.remarks] == [
         ("session_target",),
         ("experimental_fixed_input_tensors",),
-        ("num_tflite_pools",),
+        ("mixed_precision",),
         ("model_warmup_options", "num_model_warmup_threads"),
     ]
     assert "session_target has no effect: sessions run in this process" in texts[0]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from salver.core.servable_id import ServableId
 from salver.errors import Code, DataLoss, NotFound, ServingError
 from salver.servables.isolated_messages import (
     MAX_ERROR_BYTES,
@@ -22,6 +23,7 @@ from salver.servables.isolated_messages import (
     write_run,
     write_signature_defs,
 )
+from salver.servables.platform import PlatformContext
 
 names = st.lists(st.text(max_size=20), max_size=5)
 
@@ -54,7 +56,8 @@ def test_a_long_error_is_cut():
 
 def test_a_recipe_and_signatures_arrive_as_they_left():
     """Tags as text, definitions as the bytes they are."""
-    recipe = Recipe("/m/1", "/", tags=("a", "b"), session_config=b"\x10\x02")
+    context = PlatformContext("tensorflow", tags=("a", "b"), session_config=b"\x10\x02")
+    recipe = Recipe("/m/1", "/", context, servable_id=ServableId("m", 1))
     signatures = {"serving_default": b"\x00\xff", "": b""}
 
     assert Recipe.read(recipe.serialized()) == recipe

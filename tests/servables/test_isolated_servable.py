@@ -37,7 +37,9 @@ from salver.servables.isolated import (
 )
 from salver.servables.isolated_messages import Recipe
 from salver.servables.isolated_process import Limits, WorkerProcess
+from salver.servables.platform import PlatformContext
 
+CONTEXT = PlatformContext("tensorflow")
 WORKER = (sys.executable, str(Path(__file__).with_name("isolated_worker_fake.py")))
 PATIENCE_S = 60.0
 SOON = Backoff(first_s=0.001, longest_s=0.01)
@@ -88,7 +90,7 @@ def make(notes: Notes) -> Iterator[Start]:
     def make_one(
         does: str = "good", *, backoff: Backoff = SOON, memory: int = 0, **limits: float
     ) -> IsolatedServable:
-        recipe = Recipe(does, str(Path.cwd()), memory_limit_bytes=memory)
+        recipe = Recipe(does, str(Path.cwd()), CONTEXT, memory_limit_bytes=memory)
         bounds = Limits(**{"load_timeout_s": PATIENCE_S, **limits})  # type: ignore[arg-type]
         servable = IsolatedServable(
             "m/1",
@@ -409,7 +411,9 @@ def test_a_worker_that_cannot_even_start_is_an_error_of_the_load(notes: Notes):
     with pytest.raises(Unavailable, match=r"exit code 1 .*no such module"):
         IsolatedServable(
             "m/1",
-            lambda: WorkerProcess("m/1", Recipe("", "/"), limits=Limits(), command=command),
+            lambda: WorkerProcess(
+                "m/1", Recipe("", "/", CONTEXT), limits=Limits(), command=command
+            ),
             notes,
         ).start()
 
@@ -567,7 +571,7 @@ import sys; sys.path[:0] = {sys.path!r}
 from test_isolated_servable import *
 servable = IsolatedServable(
     "m/1",
-    lambda: WorkerProcess("m/1", Recipe("good", "/"), limits=Limits(), command=WORKER),
+    lambda: WorkerProcess("m/1", Recipe("good", "/", CONTEXT), limits=Limits(), command=WORKER),
     Notes(),
 )
 servable.start()

@@ -16,10 +16,13 @@ from salver.errors import DeadlineExceeded, InvalidArgument, NotFound, ServingEr
 from salver.servables.isolated import IsolatedServable
 from salver.servables.isolated_messages import Recipe
 from salver.servables.isolated_process import Limits, WorkerProcess
+from salver.servables.platform import PlatformContext
 from salver.servables.tensorflow import SessionConfig, TensorFlowRuntime
 from saved_models import DTYPES, Shelf, signature_answer
 
 Load = Callable[[str], IsolatedServable]
+
+TENSORFLOW = PlatformContext("tensorflow")
 
 
 class Silent:
@@ -39,11 +42,11 @@ class Silent:
 def load(shelf: Shelf) -> Iterator[Load]:
     """Load a model of the shelf, once for the module."""
     loaded: dict[str, IsolatedServable] = {}
-    recipe = TensorFlowRuntime(config=SessionConfig(1, 1)).recipe()
+    context = PlatformContext("tensorflow", session_config=SessionConfig(1, 1).serialized())
 
     def load_one(name: str) -> IsolatedServable:
         if name not in loaded:
-            here = Recipe(**{**_fields(recipe), "path": str(shelf.version(name))})
+            here = Recipe(str(shelf.version(name)), str(Path.cwd()), context)
             servable = IsolatedServable(
                 name, lambda: WorkerProcess(name, here, limits=Limits()), Silent()
             )
@@ -54,11 +57,6 @@ def load(shelf: Shelf) -> Iterator[Load]:
     yield load_one
     for servable in loaded.values():
         servable.close()
-
-
-def _fields(recipe: Recipe) -> dict[str, object]:
-    fields = {name: getattr(recipe, name) for name in Recipe.__dataclass_fields__}
-    return {**fields, "working_folder": str(Path.cwd())}
 
 
 def ask(servable: IsolatedServable, signature_name: str, **inputs: np.ndarray):
@@ -121,7 +119,7 @@ def test_a_load_fails_in_tensorflows_words(shelf: Shelf):
     with pytest.raises(ServingError) as there:
         IsolatedServable(
             "m/1",
-            lambda: WorkerProcess("m/1", Recipe(str(path), "/"), limits=Limits()),
+            lambda: WorkerProcess("m/1", Recipe(str(path), "/", TENSORFLOW), limits=Limits()),
             Silent(),
         ).start()
 
@@ -173,7 +171,8 @@ def test_a_run_may_not_outlast_its_deadline(load: Load, shelf: Shelf, tmp_path: 
 
 def test_memory_has_a_bound_where_one_is_set(shelf: Shelf):
     """A model beyond it ends in an error or in the death of its process, never in another's."""
-    recipe = Recipe(str(shelf.version("half_plus_two")), "/", memory_limit_bytes=1 << 20)
+    path = str(shelf.version("half_plus_two"))
+    recipe = Recipe(path, "/", TENSORFLOW, memory_limit_bytes=1 << 20)
 
     with pytest.raises(ServingError):
         IsolatedServable(

@@ -168,6 +168,26 @@ def test_graph_tells_of_assets(world: World):
     assert world.wish() == [1]
 
 
+def test_session_bundle_waits_for_its_shards_and_assets(world: World):
+    """A legacy bundle is whole by rules of its own: names tell of shards, its graph of assets."""
+    asset = b"\x12\x03v.t"  # AssetFile.filename, in an Any, in the collection of assets
+    held = b"\x2a\x09\x0a\x07\x12\x05" + asset
+    graph = b"\x22\x1d\x0a\x0eserving_assets\x12\x0b" + held
+    world.store.put(1, {"export.meta": graph, "export-00000-of-00002": b"first"})
+    world.settle()
+    assert "lacks export-00001-of-00002" in world.source.statistics().complaints["m"][0]
+
+    world.store.put(1, {"export-00001-of-00002": b"second"})
+    world.settle()
+    world.settle()
+    assert "lacks assets/v.t" in world.source.statistics().complaints["m"][0]
+
+    world.store.put(1, {"assets/v.t": b"words"})
+    world.settle()
+
+    assert world.wish() == [1]
+
+
 def test_version_that_changes_between_two_listings_waits(world: World):
     """A copy takes two equal listings in a row."""
     world.store.put(1)

@@ -102,7 +102,9 @@ def _spaced(text: bytes) -> bytes:
 
 
 def _numbers(array: np.ndarray) -> bytes:
-    rows = np.ascontiguousarray(array)  # also lends a scalar the one dimension the writer needs
+    rows = array
+    if not (array.ndim and array.flags.c_contiguous):
+        rows = np.ascontiguousarray(array)  # also lends a scalar the dimension the writer needs
     text = orjson.dumps(rows, option=orjson.OPT_SERIALIZE_NUMPY)
     if b"null" in text:
         text = _name_not_finite(text, rows)

@@ -19,6 +19,7 @@ Salver serves machine-learned models over TensorFlow Serving's gRPC and REST.
 Usage:
   salver serve [OPTIONS]    serve models until told to stop
   salver check FILE         check a configuration file, and start nothing
+  salver show --dir=DIR     say what is in a SavedModel
   salver options            list every option with its type and defaults
   salver version            show the versions of Salver and TensorFlow
   salver help               show this text

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Final
 
 import salver
-from salver.cli import check, options, serve
+from salver.cli import check, options, serve, show
 from salver.cli.console import leave, say
 from salver.cli.help import HELP
 from salver.cli.logs import set_up_logging
@@ -18,7 +18,7 @@ from salver.cli.versions import SPEAKS_AS, tensorflow_version
 
 MISUSED: Final = 2
 
-COMMANDS: Final = ("serve", "check", "options", "version", "help")
+COMMANDS: Final = ("serve", "check", "show", "options", "version", "help")
 
 
 def main() -> int:
@@ -34,6 +34,8 @@ def run(argv: Sequence[str], *, environ: Mapping[str, str], serve_models: Serve)
         return serve.run(words, environ=environ, serve=serve_models)
     if command == "check":
         return check.run(words)
+    if command == "show":
+        return show.run(words)
     if command == "options":
         return options.run(words)
     if command in ("version", "--version", "-V"):

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from salver.errors import InvalidArgument, ServingError
 from salver.model_server.model_config import (
-    TENSORFLOW_ONLY,
+    TENSORFLOW_PLATFORM,
     ModelConfig,
     faults,
     model_config,
@@ -26,6 +26,7 @@ from salver.model_server.model_config import (
 from salver.model_server.monitoring import page_path_of
 from salver.model_server.options import ROW_BY_NAME
 from salver.model_server.platform_config import ANY_TYPES, platform
+from salver.model_server.platforms import PlatformNames
 from salver.model_server.ssl_config import ssl_context
 from salver.model_server.text_parser import Parsed, Places, Position, TextError, parse
 from salver.protos import config_pb2, session_config_pb2
@@ -157,7 +158,7 @@ def _check_models(
         return
     listed = message.model_config_list.config
     wrong = set()
-    for fault in faults(listed, TENSORFLOW_ONLY):
+    for fault in faults(listed, PlatformNames({TENSORFLOW_PLATFORM})):
         if fault.field_name == "model_platform" and "unsupported platform" in str(fault.error):
             notes.warning(
                 _place(places, fault.index, fault.field_name), _needs_platform(fault.error)
@@ -171,7 +172,7 @@ def _check_models(
 
 
 def _needs_platform(error: ServingError) -> str:
-    return f"{error.message}, unless platform_config_file has it"
+    return f"{error.message}, and whatever platform_config_file lists"
 
 
 def _place(places: Places, index: int, *path: str | int) -> Position:
@@ -188,6 +189,8 @@ def _check_model(
     if not config.name:
         notes.warning(_place(places, index), "a model without a name cannot be asked for")
     line = f"{config.name}: {policy_in_words(config.policy)} in {config.base_path}"
+    if config.platform != TENSORFLOW_PLATFORM:
+        line = f"{line}, by platform {config.platform}"
     if is_remote(config.base_path):
         notes.honoured.append(f"{line}; a remote store, not looked at")
         return

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Final, TypeVar
@@ -22,13 +23,15 @@ import numpy as np
 from salver.apis import grpc_codec
 from salver.apis.grpc_memo import KnownPredict, PredictMemo
 from salver.apis.requests import InferenceTask, ModelSpec, PredictRequest
-from salver.core.serving_map import Asleep
+from salver.core.serving_map import Asleep, ServableHandle
 from salver.errors import Code, ServingError
 from salver.inference import PredictPlan, classify, multi_inference, predict, regress
 from salver.metrics import Metrics
+from salver.model_server.batch_queues import BatchQueue, BatchQueues, Task
 from salver.model_server.measuring import CallRecorder, CallRecorders, TimedServable
 from salver.model_server.placement import Kind, Placement
 from salver.model_server.server_core import ServerCore
+from salver.servables.servable import Servable
 from salver.signature import DEFAULT_SERVING_SIGNATURE
 from salver.wire.calls import Answer, Methods, Unary
 
@@ -40,18 +43,70 @@ PREDICTION_SERVICE: Final = "/tensorflow.serving.PredictionService/"
 MODEL_SERVICE: Final = "/tensorflow.serving.ModelService/"
 
 
-class _KnownPlan:
-    """How to answer a known Predict: what to run, where, and where it is counted."""
+@dataclass(frozen=True, slots=True)
+class _Company:
+    """With whom a known Predict may share a run."""
 
-    __slots__ = ("is_predictable", "kind", "predict", "recorder")
+    queue: BatchQueue
+    order: Sequence[int]
+    """Where each input of the queue stands among the tensors of the message."""
+    rows: int
+
+
+class _KnownPlan:
+    """How to answer a known Predict: what to run, where, with whom, and where it is counted."""
+
+    __slots__ = ("company", "is_predictable", "kind", "predict", "recorder")
 
     def __init__(
-        self, predict: PredictPlan, kind: Kind, recorder: CallRecorder, *, is_predictable: bool
+        self,
+        predict: PredictPlan,
+        kind: Kind,
+        recorder: CallRecorder,
+        company: _Company | None,
+        *,
+        is_predictable: bool,
     ) -> None:
         self.predict = predict
         self.kind = kind
         self.recorder = recorder
+        self.company = company
         self.is_predictable = is_predictable
+
+
+class _PredictTask(Task[bytes]):
+    """A known Predict that may be answered together with others."""
+
+    __slots__ = ("_known", "_plan", "_services")
+
+    def __init__(
+        self,
+        services: GrpcServices,
+        known: KnownPredict[_KnownPlan],
+        plan: _KnownPlan,
+        company: _Company,
+        handle: ServableHandle[Servable],
+        data: bytes,
+        timeout_s: float | None,
+        started: float,
+    ) -> None:
+        parts = known.parts(data, company.order)
+        super().__init__(handle, parts, company.rows, len(data), timeout_s, plan.recorder, started)
+        self._services = services
+        self._known = known
+        self._plan = plan
+
+    def written(self, version: int, outputs: list[np.ndarray]) -> bytes:
+        """The answer's bytes."""
+        known = self._known
+        answer = known.answer(version, outputs)
+        return answer or self._services.written(known, self._plan, version, outputs)
+
+    def failed(self, error: ServingError) -> None:
+        """Count it and tell the client."""
+        self._services.failed("Predict", self._known.spec.name, error)
+        if self.taker is not None:
+            self.taker.fail(error)
 
 
 class GrpcServices:
@@ -66,13 +121,18 @@ class GrpcServices:
         as_content: bool = False,
         check_method_name: bool = False,
         reload: Callable[[bytes, float | None], Answer] | None = None,
+        queues: BatchQueues | None = None,
     ) -> None:
-        """``reload`` answers HandleReloadConfigRequest, which is not offered without it."""
+        """``reload`` answers HandleReloadConfigRequest, which is not offered without it.
+
+        Without ``queues`` every call runs alone.
+        """
         self._core = core
         self._reload = reload
         self._metrics = metrics
         self._recorders = CallRecorders(metrics, "GRPC")
         self._placement = placement
+        self._queues = queues
         self._as_content = as_content
         self._check_method_name = check_method_name
         self._memo: PredictMemo[_KnownPlan] = PredictMemo()
@@ -96,12 +156,19 @@ class GrpcServices:
         known = self._memo.find(data)
         if known is None or (plan := known.plan) is None:
             return self._counted("Predict", grpc_codec.read_predict, self._predict, data, timeout_s)
-        kind = plan.kind
-        if kind.is_quick and plan.is_predictable and not kind.close_looks_left:
-            return self._predict_known_here(known, plan, data, timeout_s)
+        kind, company = plan.kind, plan.company
         started = perf_counter()
+        if company is not None:
+            if company.queue.runs_alone(company.rows, started):
+                return self._predict_known_here(known, plan, data, timeout_s, started)
+            task = self._task(known, plan, company, data, timeout_s, started)
+            if task is not None:
+                return company.queue.add(task)
+        is_quick = kind.is_quick and plan.is_predictable
+        if is_quick and not kind.close_looks_left:
+            return self._predict_known_here(known, plan, data, timeout_s, started)
         call = partial(self._predict_known, known, plan, data, timeout_s)
-        if kind.is_quick and plan.is_predictable:
+        if is_quick:
             return self._here("Predict", known.spec, kind, call, started)
         return self._elsewhere("Predict", known.spec, kind, call, started)
 
@@ -143,19 +210,48 @@ class GrpcServices:
         plan: _KnownPlan,
         data: bytes,
         timeout_s: float | None,
+        started: float,
     ) -> bytes:
         """What ``_here`` does, for the most frequent call of all."""
-        started = perf_counter()
         try:
             run_us, answer = self._predict_known(known, plan, data, timeout_s)
         except ServingError as error:
-            plan.kind.took_here(perf_counter() - started)
-            self._failed("Predict", known.spec.name, error)
+            self._took_here(plan, started)
+            self.failed("Predict", known.spec.name, error)
             raise
-        took_s = perf_counter() - started
-        plan.kind.took_here(took_s)
-        plan.recorder.succeeded(took_s * 1e6, run_us)
+        plan.recorder.succeeded(self._took_here(plan, started) * 1e6, run_us)
         return answer
+
+    @staticmethod
+    def _took_here(plan: _KnownPlan, started: float) -> float:
+        """Have whoever decides where such calls run learn from one that ran here."""
+        now = perf_counter()
+        took_s = now - started
+        if plan.company is None:
+            plan.kind.took_here(took_s)
+        else:
+            plan.company.queue.ran_alone(plan.company.rows, took_s, now)
+        return took_s
+
+    def _task(
+        self,
+        known: KnownPredict[_KnownPlan],
+        plan: _KnownPlan,
+        company: _Company,
+        data: bytes,
+        timeout_s: float | None,
+        started: float,
+    ) -> _PredictTask | None:
+        """A known Predict to be run with others; None if another version is meant by now."""
+        try:
+            handle = self._core.handle(known.spec)
+        except ServingError as error:
+            self.failed("Predict", known.spec.name, error)
+            raise
+        if handle.servable.signatures.get(plan.predict.name) is plan.predict.signature:
+            return _PredictTask(self, known, plan, company, handle, data, timeout_s, started)
+        handle.release()
+        return None
 
     def _predict_known(
         self,
@@ -177,12 +273,12 @@ class GrpcServices:
                 run_us = (perf_counter() - started) * 1e6
                 version = handle.id.version
                 answer = known.answer(version, outputs)
-                return run_us, answer or self._written(known, plan, version, outputs)
+                return run_us, answer or self.written(known, plan, version, outputs)
         known.plan = None  # another version, whose checks may differ: the long way looks again
         spec, request = grpc_codec.read_predict(data)
         return self._predict(spec, request, timeout_s)
 
-    def _written(
+    def written(
         self,
         known: KnownPredict[_KnownPlan],
         plan: _KnownPlan,
@@ -209,8 +305,26 @@ class GrpcServices:
             if signature is not None:
                 plan = PredictPlan(name, signature, known.aliases, request.output_filter)
                 recorder = self._recorders.of(spec.name, "Predict", "Predict")
+                company = self._company(handle, name, known.aliases, request)
                 is_predictable = handle.servable.predictable
-                known.plan = _KnownPlan(plan, kind, recorder, is_predictable=is_predictable)
+                known.plan = _KnownPlan(
+                    plan, kind, recorder, company, is_predictable=is_predictable
+                )
+
+    def _company(
+        self,
+        handle: ServableHandle[Servable],
+        name: str,
+        aliases: Sequence[str],
+        request: PredictRequest,
+    ) -> _Company | None:
+        if self._queues is None:
+            return None
+        queue = self._queues.queue(handle, name, request.inputs, request.output_filter)
+        if queue is None:
+            return None
+        order = [aliases.index(alias) for alias in queue.signature.inputs]
+        return _Company(queue, order, len(request.inputs[aliases[0]]))
 
     # The long way.
 
@@ -226,7 +340,7 @@ class GrpcServices:
         try:
             spec, request = read(data)
         except ServingError as error:
-            self._failed(api, "", error)
+            self.failed(api, "", error)
             raise
         call = partial(infer, spec, request, timeout_s)
         size = max(len(data), grpc_codec.declared_values(request))
@@ -250,7 +364,7 @@ class GrpcServices:
         try:
             run_us, answer = self._placement.run_here(kind, call)
         except ServingError as error:
-            self._failed(api, spec.name, error)
+            self.failed(api, spec.name, error)
             raise
         self._succeeded(api, spec.name, started, run_us)
         if learn is not None:
@@ -295,7 +409,8 @@ class GrpcServices:
         took_us = (perf_counter() - started) * 1e6
         self._recorders.of(name, api, api).succeeded(took_us, run_us)
 
-    def _failed(self, api: str, name: str, error: ServingError) -> None:
+    def failed(self, api: str, name: str, error: ServingError) -> None:
+        """Count a call that failed."""
         if isinstance(error, Asleep):
             return  # the request begins anew once its model is awake
         self._metrics.request_count.increment(name, error.code.name)

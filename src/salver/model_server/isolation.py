@@ -22,11 +22,10 @@ from salver.metrics import Metrics
 from salver.servables.isolated import IsolatedLoader, IsolatedServable
 from salver.servables.isolated_messages import Recipe
 from salver.servables.isolated_process import Limits, WorkerProcess
+from salver.servables.platform import MakeLoader, PlatformContext
 from salver.servables.servable import Servable
 
 EVERY_MODEL: Final = "*"
-
-MakeLoader = Callable[[ServableId, str], Loader[Servable]]
 
 
 class MakeProcess(Protocol):
@@ -62,22 +61,28 @@ class Isolation:
         """Whether a model is served from processes of its own."""
         return name in self._names or EVERY_MODEL in self._names
 
-    def around(self, make_loader: MakeLoader, recipe: Recipe) -> MakeLoader:
-        """``make_loader``, but for isolated models: those are loaded after ``recipe``, elsewhere.
+    def around(
+        self,
+        make_loader: MakeLoader,
+        context: PlatformContext,
+        estimate: Callable[[str], int] | None = None,
+    ) -> MakeLoader:
+        """``make_loader``, but for isolated models: their platform is told ``context`` elsewhere.
 
-        The path and the limits are filled in.
+        ``estimate`` is for them, where code of the platform is not to be run in this process: the
+        memory that the version at a path needs.
         """
         if not self._names:
             return make_loader
-        recipe = replace(
-            recipe, working_folder=str(Path.cwd()), memory_limit_bytes=self._memory_limit_bytes
-        )
+        recipe = Recipe("", str(Path.cwd()), context, memory_limit_bytes=self._memory_limit_bytes)
 
         def loader(servable_id: ServableId, path: str) -> Loader[Servable]:
             usual = make_loader(servable_id, path)
             if not self.applies_to(servable_id.name):
                 return usual
-            return self._loader(servable_id, usual, replace(recipe, path=path))
+            needed = usual.estimate_resources if estimate is None else partial(estimate, path)
+            made_for = replace(recipe, path=path, servable_id=servable_id)
+            return self._loader(servable_id, needed, made_for)
 
         return loader
 
@@ -91,13 +96,13 @@ class Isolation:
         self._listeners.append(listener)
 
     def _loader(
-        self, servable_id: ServableId, usual: Loader[Servable], recipe: Recipe
+        self, servable_id: ServableId, needed: Callable[[], int], recipe: Recipe
     ) -> IsolatedLoader:
         title = f"{servable_id.name}/{servable_id.version}"
         make_process = partial(self._make_process, title, recipe, limits=self._limits)
         return IsolatedLoader(
             title,
-            usual.estimate_resources,
+            needed,
             lambda: IsolatedServable(
                 title,
                 make_process,

@@ -101,6 +101,19 @@ class CallRecorder:
             self._graph_runs.value += 1
             self._graph_run_time.value += int(run_us)
 
+    def succeeded_together(
+        self, tooks_us: Sequence[float], run_us: float, *, counts_run: bool = True
+    ) -> None:
+        """Count calls that shared a run; ``counts_run`` unless others that did have counted it."""
+        with self._lock:
+            self._ok.value += len(tooks_us)
+            for took_us in tooks_us:
+                self._latency.add(took_us)
+            self._runtime.add(run_us, times=len(tooks_us))
+            if counts_run:
+                self._graph_runs.value += 1
+                self._graph_run_time.value += int(run_us)
+
 
 class CallRecorders:
     """The recorders of one door."""

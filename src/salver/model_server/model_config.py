@@ -159,7 +159,10 @@ def _platform_complaint(model: config_pb2.ModelConfig, platforms: Collection[str
         return f"ModelServerConfig::model_type choice {model.model_type} not supported."
     platform = _platform(model)
     if platform not in platforms:
-        return f"Model {model.name} requests unsupported platform {platform}"
+        return (
+            f"Model {model.name} requests unsupported platform {platform}; "
+            f"there are: {', '.join(sorted(platforms))}"
+        )
     return ""
 
 

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 from salver.core.servable_id import ServableId
 from salver.core.serving_map import Asleep
 from salver.errors import DeadlineExceeded, Unavailable
-from salver.wire.calls import Answer, Methods, Unary
+from salver.wire.calls import Answer, Later, Methods, Unary, arrived
 
 T = TypeVar("T")
 
@@ -71,8 +71,8 @@ class OnDemand:
         except Asleep:
             # Begun anew below: what it found is a matter of moments.
             return self.waking(partial(_called, handler, message, timeout_s), timeout_s)
-        if isinstance(answer, bytes):
-            return answer
+        if isinstance(answer, (bytes, Later)):
+            return answer  # what is to be handed over later has its model in its hands
         return self.waking(_first(answer, partial(_called, handler, message, timeout_s)), timeout_s)
 
     async def _woken(self, servable_id: ServableId, patience_s: float) -> None:
@@ -86,8 +86,7 @@ class OnDemand:
 
 
 async def _called(handler: Handler, message: bytes, timeout_s: float | None) -> bytes:
-    answer = handler(message, timeout_s)
-    return answer if isinstance(answer, bytes) else await answer
+    return await arrived(handler(message, timeout_s))
 
 
 def _first(

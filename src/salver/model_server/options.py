@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeAlias
 
 from salver.errors import InvalidArgument, Unimplemented
+from salver.servables.devices import model_devices
 
 Value: TypeAlias = bool | int | float | str
 
@@ -343,21 +344,19 @@ class Options:
     )
     prefer_tflite_model: bool = option(
         False,
-        "Serve model.tflite where a version has one.",
-        group=Group.HARDWARE,
-        later=True,
+        "Serve model.tflite where a version has one, through LiteRT (the extra litert).",
+        group=Group.TENSORFLOW,
     )
     num_tflite_pools: int = option(
         PerCpu(1),
-        "TensorFlow Lite interpreter pools per model.",
-        group=Group.HARDWARE,
-        later=True,
+        "Interpreters of each TensorFlow Lite model: runs that go on side by side.",
+        group=Group.TENSORFLOW,
     )
     num_tflite_interpreters_per_pool: int = option(
         1,
-        "TensorFlow Lite interpreters in each pool.",
-        group=Group.HARDWARE,
-        later=True,
+        "With more than one, batches larger than 500 divided by it are split and run side by side "
+        "on a TensorFlow Lite model's interpreters.",
+        group=Group.TENSORFLOW,
     )
     enable_signature_method_name_check: bool = option(
         False,
@@ -526,6 +525,14 @@ class Options:
         group=Group.LOADING,
         own=True,
     )
+    batch_without_waiting: bool = option(
+        False,
+        "Run requests that arrive at the same time as one, where a signature answers a row the "
+        "same in a batch and alone; nobody waits for anybody.",
+        salver=True,
+        group=Group.BATCHING,
+        own=True,
+    )
     warmup_with_zeros: bool = option(
         False,
         "Run each signature of a new version once with zeros and empty strings before it serves.",
@@ -554,10 +561,26 @@ class Options:
         group=Group.LOADING,
         own=True,
     )
+    read_tflite_signatures: bool = option(
+        False,
+        "Serve the signatures that TensorFlow Lite lists for a model.tflite; without, as in "
+        "TensorFlow Serving, only those in its metadata count, or else one is made of its tensors.",
+        group=Group.TENSORFLOW,
+        salver=True,
+        own=True,
+    )
     retry_failed_loads: bool = option(
         False,
         "Begin anew with a version that failed to load, after waits that double from a second to "
         "five minutes, as long as it is wished for.",
+        group=Group.LOADING,
+        salver=True,
+        own=True,
+    )
+    load_session_bundles: bool = option(
+        False,
+        "Load versions that are legacy SessionBundles (export.meta), instead of refusing them; a "
+        "SavedModel in the same folder comes first.",
         group=Group.LOADING,
         salver=True,
         own=True,
@@ -613,6 +636,55 @@ class Options:
         salver=True,
         own=True,
     )
+    visible_device_list: str = option(
+        "",
+        "GPUs that may be used, by number, in the order in which TensorFlow is to count them, as "
+        "in 2,0; empty means all.",
+        group=Group.HARDWARE,
+        own=True,
+    )
+    gpu_allow_growth: bool = option(
+        False,
+        "Take GPU memory as it is needed, instead of nearly all of it with the first model.",
+        group=Group.HARDWARE,
+        own=True,
+    )
+    allow_soft_placement: bool = option(
+        False,
+        "Run on the CPU what a model has pinned to a device that is not there or cannot run it, "
+        "instead of refusing to load the model.",
+        group=Group.HARDWARE,
+        own=True,
+    )
+    log_device_placement: bool = option(
+        False,
+        "Let TensorFlow log the device of each operation when a model is loaded.",
+        group=Group.HARDWARE,
+        own=True,
+    )
+    model_devices: str = option(
+        "",
+        "Devices of models, separated by commas, as in ranker=/device:GPU:1; * stands for all "
+        "other models, and what a model has pinned itself stays where it is.",
+        group=Group.HARDWARE,
+        own=True,
+    )
+    explain_load_errors: bool = option(
+        False,
+        "Say of a SavedModel that cannot be loaded, in one line, what is wrong with its files and "
+        "what would help, instead of what TensorFlow says.",
+        group=Group.LOADING,
+        salver=True,
+        own=True,
+    )
+    require_signatures: bool = option(
+        False,
+        "Refuse a version without a signature, which nobody could ask anything, instead of serving "
+        "it.",
+        group=Group.LOADING,
+        salver=True,
+        own=True,
+    )
     custom_op_library: str = option(
         "",
         "Libraries of custom TensorFlow operations, separated by commas; each a path or the name "
@@ -645,7 +717,7 @@ def check_what_to_serve(options: Options) -> None:
 
     Raises:
         InvalidArgument: there is no gRPC port, two kinds of credentials, or no model; or a number
-            makes no sense.
+            or a device makes no sense.
         Unimplemented: the options ask for protection that would be missing.
     """
     if options.port == 0 and not options.grpc_socket_path:
@@ -664,6 +736,7 @@ def check_what_to_serve(options: Options) -> None:
     _check_protection(options)
     _check_ports(options)
     _check_own_numbers(options)
+    model_devices(split_list(options.model_devices))
 
 
 def check_how_to_run(options: Options) -> None:

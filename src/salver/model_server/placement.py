@@ -21,7 +21,7 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final, TypeVar
@@ -206,6 +206,38 @@ class Placement:
             finally:
                 self._on_threads -= 1
                 kind.cost_there(cost_s)
+
+    def start_on_thread(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        call: Callable[[], T],
+        done: Callable[[T, float], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Run a call on a thread, in no lane, and have the loop hear of its end.
+
+        ``done`` is given the result and the seconds that it cost.
+        """
+
+        def timed() -> None:
+            before, started = self._thread_clock(), self._clock()
+            try:
+                result = call()
+            except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits for it
+                tell(failed, error)
+            else:
+                tell(done, result, self._cost_s(before, self._clock() - started))
+
+        def tell(callback: Callable[..., None], *what: object) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
+                loop.call_soon_threadsafe(ended, callback, *what)
+
+        def ended(callback: Callable[..., None], *what: object) -> None:
+            self._on_threads -= 1
+            callback(*what)
+
+        self._on_threads += 1
+        self._executor.submit(timed)
 
     @asynccontextmanager
     async def _place(self, name: str) -> AsyncIterator[None]:

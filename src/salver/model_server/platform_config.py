@@ -37,10 +37,6 @@ _WITHOUT_EFFECT: Final[Mapping[str, str]] = {
     "in_graph_batching_parameters": "batching happens around graphs, not in them",
     "experimental_fixed_input_tensors": "requests bring all of their tensors",
     "enable_session_metadata": "there are no metrics by session",
-    "prefer_tflite_model": "TensorFlow Lite is not there yet",
-    "num_tflite_interpreters": "TensorFlow Lite is not there yet",
-    "num_tflite_interpreters_per_pool": "TensorFlow Lite is not there yet",
-    "num_tflite_pools": "TensorFlow Lite is not there yet",
     "wrap_session_with_no_threading_params": "each run chooses its threads itself",
     "mixed_precision": "it is not there yet",
 }
@@ -75,6 +71,9 @@ class Platform:
     tags: tuple[str, ...]
     warms_up: bool
     warmup_iterations: int
+    prefer_tflite_model: bool = False
+    num_tflite_pools: int = 0
+    num_tflite_interpreters_per_pool: int = 0
     remarks: tuple[Remark, ...] = ()
 
     @property
@@ -89,6 +88,9 @@ class Platform:
             saved_model_tags=",".join(self.tags),
             enable_model_warmup=self.warms_up,
             num_request_iterations_for_warmup=self.warmup_iterations,
+            prefer_tflite_model=self.prefer_tflite_model,
+            num_tflite_pools=self.num_tflite_pools,
+            num_tflite_interpreters_per_pool=self.num_tflite_interpreters_per_pool,
         )
 
 
@@ -103,7 +105,7 @@ def read_platforms(options: Options) -> dict[str, Platform]:
     """
     path = options.platform_config_file
     if not path:
-        return {TENSORFLOW_PLATFORM: _platform_of_flags(options)}
+        return {TENSORFLOW_PLATFORM: platform_of_flags(options)}
     message = read_text_proto(path, config_pb2.PlatformConfigMap(), any_types=ANY_TYPES)
     platforms = {
         name: platform(name, config) for name, config in sorted(message.platform_configs.items())
@@ -114,12 +116,16 @@ def read_platforms(options: Options) -> dict[str, Platform]:
     return platforms
 
 
-def _platform_of_flags(options: Options) -> Platform:
+def platform_of_flags(options: Options) -> Platform:
+    """What the flags say, which holds for every platform that no file is about."""
     return Platform(
         session_config=session_config(options),
         tags=tuple(split_list(options.saved_model_tags)) or ("serve",),
         warms_up=options.enable_model_warmup,
         warmup_iterations=options.num_request_iterations_for_warmup,
+        prefer_tflite_model=options.prefer_tflite_model,
+        num_tflite_pools=options.num_tflite_pools,
+        num_tflite_interpreters_per_pool=options.num_tflite_interpreters_per_pool,
     )
 
 
@@ -136,6 +142,9 @@ def platform(name: str, config: config_pb2.PlatformConfig) -> Platform:
         tags=tuple(bundle.saved_model_tags) or ("serve",),
         warms_up=bundle.enable_model_warmup,
         warmup_iterations=max(warmup.num_request_iterations.value, 0),
+        prefer_tflite_model=bundle.prefer_tflite_model,
+        num_tflite_pools=bundle.num_tflite_pools or bundle.num_tflite_interpreters,
+        num_tflite_interpreters_per_pool=bundle.num_tflite_interpreters_per_pool,
         remarks=tuple(_remarks(bundle)),
     )
 
@@ -163,6 +172,14 @@ def session_config(options: Options) -> bytes:
     if options.per_process_gpu_memory_fraction > 0:
         fraction = options.per_process_gpu_memory_fraction
         config.gpu_options.per_process_gpu_memory_fraction = fraction
+    if options.visible_device_list:
+        config.gpu_options.visible_device_list = options.visible_device_list
+    if options.gpu_allow_growth:
+        config.gpu_options.allow_growth = True
+    if options.allow_soft_placement:
+        config.allow_soft_placement = True
+    if options.log_device_placement:
+        config.log_device_placement = True
     return config.SerializeToString()
 
 

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
@@ -38,18 +37,19 @@ from salver.apis.rest_codec import (
 )
 from salver.apis.rest_metadata import write_metadata
 from salver.apis.rest_small import MAX_BYTES, read_small, small_signature_name
-from salver.core.servable_id import ServableId
-from salver.core.serving_map import Asleep
+from salver.core.serving_map import Asleep, ServableHandle
 from salver.errors import Code, InvalidArgument, ServingError
-from salver.inference import classify, predict, regress
+from salver.inference import PredictPlan, classify, predict, regress
 from salver.metrics import Metrics
+from salver.model_server.batch_queues import BatchQueue, BatchQueues, Task
 from salver.model_server.measuring import CallRecorders, TimedServable
 from salver.model_server.monitoring import DEFAULT_PATH
 from salver.model_server.on_demand import OnDemand
 from salver.model_server.placement import Kind, Placement
-from salver.model_server.rest_memo import KnownPredict, KnownTarget, TargetMemo
+from salver.model_server.rest_memo import MAX_QUEUES, KnownPredict, KnownTarget, TargetMemo
 from salver.servables.servable import Servable
 from salver.signature import Signature
+from salver.wire.calls import Later
 from salver.wire.complaints import Complaints
 from salver.wire.http1_messages import (
     HttpAnswer,
@@ -155,26 +155,49 @@ class _Answered(NamedTuple):
     is_predictable: bool = False
 
 
+class _PredictTask(Task[HttpResponse]):
+    """A known Predict that may be answered together with others."""
+
+    __slots__ = ("_api", "_known", "_predict", "_row_format")
+
+    def __init__(
+        self,
+        api: RestApi,
+        known: KnownTarget,
+        predict: KnownPredict,
+        handle: ServableHandle[Servable],
+        tensors: list[np.ndarray],
+        row_format: bool,
+        started: float,
+    ) -> None:
+        parts = [tensor.tobytes() for tensor in tensors]
+        nbytes = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
+        rows = len(tensors[0])
+        super().__init__(handle, parts, rows, nbytes, api.timeout_s, known.recorder, started)
+        self._api = api
+        self._known = known
+        self._predict = predict
+        self._row_format = row_format
+
+    def written(self, version: int, outputs: list[np.ndarray]) -> HttpResponse:  # noqa: ARG002
+        """The answer, which does not tell the version."""
+        return self._api.written(self._predict.plan, outputs, self._row_format)
+
+    def failed(self, error: ServingError) -> None:
+        """Count it and tell the client."""
+        answer = self._api.failed(self._known.spec.name, error)
+        if self.taker is not None:
+            self.taker.succeed(answer)
+
+
 class UnreadablePath(InvalidArgument):
     """A name or version that cannot be decoded: TensorFlow Serving's answer has no body."""
-
-
-class Handle(Protocol):
-    """A servable held for one request."""
-
-    @property
-    def id(self) -> ServableId:
-        """Which version it is."""
-
-    @property
-    def servable(self) -> Servable:
-        """The loaded version."""
 
 
 class Core(Protocol):
     """What the door needs of the server core, from any thread."""
 
-    def handle(self, spec: ModelSpec) -> AbstractContextManager[Handle]:
+    def handle(self, spec: ModelSpec) -> ServableHandle[Servable]:
         """Hold the servable that ``spec`` means, or raise NotFound or InvalidArgument."""
 
     def is_predictable(self, spec: ModelSpec) -> bool:
@@ -251,8 +274,10 @@ class RestApi:
         monitoring: Callable[[], bytes] | None = None,
         monitoring_path: str = DEFAULT_PATH,
         on_demand: OnDemand | None = None,
+        queues: BatchQueues | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
+        """Without ``queues`` every call runs alone."""
         self._core = core
         self._metrics = metrics
         self._recorders = CallRecorders(metrics, "REST")
@@ -263,6 +288,7 @@ class RestApi:
         self._monitoring = monitoring
         self._monitoring_path = monitoring_path
         self._on_demand = on_demand
+        self._queues = queues
         self._clock = clock
         self._complaints = Complaints(clock, logger)
         self._parse_target = lru_cache(ROUTES_REMEMBERED)(parse_target)
@@ -285,29 +311,114 @@ class RestApi:
 
     # The short way.
 
-    def _answer_known(self, known: KnownTarget, request: HttpRequest) -> HttpResponse | None:
+    def _answer_known(
+        self, known: KnownTarget, request: HttpRequest
+    ) -> HttpResponse | Later[HttpResponse] | None:
         """Answer a small Predict like one before; None where only the long way knows how.
 
         What this leaves out was found in order the first time, and depends on nothing that it does
         not look at: the target, the names in the body, and the signature they were checked against.
         """
         text = request.body
-        kind = known.kinds.get(len(text).bit_length())
-        if kind is None or not kind.is_quick or "content-encoding" in request.headers:
+        if "content-encoding" in request.headers:
             return None
         started = self._clock()
         members = read_small(text)
         if members is None:
             return None
         predict = known.predicts.get(small_signature_name(members))
-        if predict is None or not predict.is_predictable:
+        if predict is None:
             return None
         read = predict.reader.read(text, members)
         if read is None:
             return None
         tensors, row_format = read
+        rows, queue = self._company(known, predict, tensors)
+        if queue is not None and not queue.runs_alone(rows, started):
+            return self._join(known, predict, queue, tensors, row_format, started)
+        kind = known.kinds.get(len(text).bit_length())
+        if kind is None or not (queue or (kind.is_quick and predict.is_predictable)):
+            return None
         call = partial(self._predict_known, known, predict, tensors, row_format)
-        return self._run_known(known, kind, call, started)
+        response = self._run_known(known, kind, call, started)
+        if queue is not None:
+            now = self._clock()
+            queue.ran_alone(rows, now - started, now)
+        return response
+
+    def _company(
+        self, known: KnownTarget, predict: KnownPredict, tensors: list[np.ndarray]
+    ) -> tuple[int, BatchQueue | None]:
+        """How many rows a call has, and with whom it may share a run; None if with nobody."""
+        if self._queues is None or not tensors[0].ndim:
+            return 0, None
+        shapes = tuple([tensor.shape[1:] for tensor in tensors])
+        try:
+            queue = predict.queues[shapes]
+        except KeyError:
+            queue = self._found_queue(known.spec, predict.plan, tensors)
+            if len(predict.queues) >= MAX_QUEUES:
+                predict.queues.clear()
+            predict.queues[shapes] = queue
+        rows = len(tensors[0])
+        if len(tensors) > 1 and any(tensor.shape[:1] != (rows,) for tensor in tensors):
+            return rows, None
+        return rows, queue
+
+    def _found_queue(
+        self, spec: ModelSpec, plan: PredictPlan, tensors: list[np.ndarray]
+    ) -> BatchQueue | None:
+        inputs = dict(zip(plan.signature.inputs, tensors, strict=True))
+        if self._queues is None or not all(tensor.ndim for tensor in tensors):
+            return None
+        try:
+            with self._core.handle(spec) as handle:
+                queue = self._queues.queue(handle, plan.name, inputs, ())
+        except ServingError:
+            return None
+        return queue if queue is not None and queue.signature is plan.signature else None
+
+    def _join(
+        self,
+        known: KnownTarget,
+        predict: KnownPredict,
+        queue: BatchQueue,
+        tensors: list[np.ndarray],
+        row_format: bool,
+        started: float,
+    ) -> HttpResponse | Later[HttpResponse] | None:
+        """Have a call run together with others; None if another version is meant by now."""
+        try:
+            handle = self._core.handle(known.spec)
+            if handle.servable.signatures.get(predict.plan.name) is not predict.plan.signature:
+                handle.release()
+                known.predicts.clear()  # its checks may differ
+                return None
+            return queue.add(
+                _PredictTask(self, known, predict, handle, tensors, row_format, started)
+            )
+        except Asleep:
+            return None  # the long way wakes the model
+        except ServingError as error:
+            return self.failed(known.spec.name, error)
+
+    def failed(self, name: str, error: ServingError) -> HttpResponse:
+        """Count a Predict that failed; its answer."""
+        self._metrics.request_count.increment(name, error.code.name)
+        logger.debug("Predict of %r: %s", name, error)
+        return self._failure(error)
+
+    def written(
+        self, plan: PredictPlan, outputs: list[np.ndarray], row_format: bool
+    ) -> HttpResponse:
+        """The answer of a Predict."""
+        named = dict(zip(plan.aliases, outputs))  # noqa: B905 - as many as were fetched
+        return HttpResponse(200, write_predict(named, row_format), JSON, self._headers)
+
+    @property
+    def timeout_s(self) -> float | None:
+        """How long a run may take."""
+        return self._timeout_s
 
     def _run_known(
         self,

@@ -11,6 +11,7 @@ from typing import Final
 from salver.apis.requests import ModelSpec
 from salver.apis.rest_small import SmallReader
 from salver.inference import PredictPlan
+from salver.model_server.batch_queues import BatchQueue
 from salver.model_server.measuring import CallRecorder
 from salver.model_server.placement import Kind
 from salver.signature import DEFAULT_SERVING_SIGNATURE, Signature
@@ -22,15 +23,23 @@ MAX_PREDICTS: Final = 64
 """Signatures remembered for one target."""
 
 
+MAX_QUEUES: Final = 64
+"""Shapes of rows remembered for one signature."""
+
+RowShapes = tuple[tuple[int, ...], ...]
+
+
 class KnownPredict:
     """How to read a body that names a certain signature, and what to run."""
 
-    __slots__ = ("is_predictable", "plan", "reader")
+    __slots__ = ("is_predictable", "plan", "queues", "reader")
 
     def __init__(self, name: str, signature: Signature, *, is_predictable: bool) -> None:
         self.plan = PredictPlan(name, signature, list(signature.inputs), ())
         self.reader = SmallReader(signature)
         self.is_predictable = is_predictable
+        self.queues: dict[RowShapes, BatchQueue | None] = {}
+        """With whom a call may share a run, by the shapes of its inputs' rows."""
 
 
 class KnownTarget:

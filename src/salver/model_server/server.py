@@ -30,6 +30,9 @@ from salver.core.servable_state import ManagerState, ServableState
 from salver.core.source import Target
 from salver.errors import ServingError
 from salver.metrics import Metrics
+from salver.model_server.askable import Askable
+from salver.model_server.batch_check import BatchCheck
+from salver.model_server.batch_queues import BatchQueues
 from salver.model_server.changes import Changes, check_changes
 from salver.model_server.doors import Doors, open_doors
 from salver.model_server.golden import GoldenRequests
@@ -37,7 +40,11 @@ from salver.model_server.grpc_services import GrpcServices
 from salver.model_server.health import Health
 from salver.model_server.isolation import IsolatedStateMonitor, Isolation
 from salver.model_server.measuring import RuntimeMetrics, measure_lag
-from salver.model_server.model_config import ModelConfig, read_model_configs
+from salver.model_server.model_config import (
+    TENSORFLOW_PLATFORM,
+    ModelConfig,
+    read_model_configs,
+)
 from salver.model_server.monitoring import DEFAULT_PATH, page, page_path
 from salver.model_server.on_demand import OnDemand
 from salver.model_server.options import (
@@ -49,7 +56,8 @@ from salver.model_server.options import (
     usable_cpus,
 )
 from salver.model_server.placement import Placement
-from salver.model_server.platform_config import Platform, read_platforms
+from salver.model_server.platform_config import Platform, platform_of_flags, read_platforms
+from salver.model_server.platforms import PlatformNames, Platforms
 from salver.model_server.readiness import Readiness
 from salver.model_server.reflection import Reflection
 from salver.model_server.rehearsal import Rehearsal, RehearsingLoader
@@ -57,12 +65,13 @@ from salver.model_server.reloading import Reloading
 from salver.model_server.replay import Replayer
 from salver.model_server.rest_api import RestApi
 from salver.model_server.rest_health import HealthEndpoints
-from salver.model_server.rest_models import ModelList
+from salver.model_server.rest_models import ModelList, no_verdicts
 from salver.model_server.server_core import LabelRules, ServerCore, Watching
 from salver.model_server.traffic_sample import TrafficSample
 from salver.model_server.warmup import StoredWarmup, ZerosWarmup
+from salver.servables.guarded import GuardedPlatform
+from salver.servables.platform import BUILT_IN, MakeLoader, PlatformContext, version_bytes
 from salver.servables.servable import Servable
-from salver.servables.tensorflow import SessionConfig, TensorFlowRuntime
 from salver.sources.combined import CombinedSource
 from salver.sources.file_system import FileSystemSource, MonitoredServable
 from salver.sources.model_cache import ModelCache, default_folder
@@ -92,7 +101,7 @@ def serve(options: Options, *, face: Face) -> int:
     """
     check_what_to_serve(options)
     platforms = read_platforms(options)
-    configs = read_model_configs(options, platforms)
+    configs = read_model_configs(options, PlatformNames(platforms))
     check_how_to_run(options)
     check_changes(options)
     if not options.model_config_file:
@@ -106,11 +115,12 @@ def serve(options: Options, *, face: Face) -> int:
     _take_all_file_descriptors()
     metrics = Metrics()
     isolation = _isolation(options, metrics)
+    check = BatchCheck() if options.batch_without_waiting else None
     with (
         _threads(max(options.rest_api_num_threads, 1), "salver-worker") as workers,
-        _running_core(options, metrics, isolation, platforms) as (core, bus),
+        _running_core(options, metrics, isolation, platforms, check) as (core, bus),
     ):
-        uvloop.run(_serve(options, core, bus, configs, metrics, workers, isolation))
+        uvloop.run(_serve(options, core, bus, configs, metrics, workers, isolation, check))
     return 0
 
 
@@ -135,6 +145,7 @@ async def _serve(
     metrics: Metrics,
     workers: Executor,
     isolation: Isolation,
+    check: BatchCheck | None,
 ) -> None:
     """The life of a server: doors and models in the order of its face; a wait; the drain."""
     stop = _stop_on_signal(options.drain_grace_seconds)
@@ -144,8 +155,11 @@ async def _serve(
     isolation.when_changed(readiness.models_changed)
     threads = max(options.rest_api_num_threads, 1)
     placement = Placement(workers, threads_per_lane=max(threads // 2, 1))
-    methods = _methods(options, core, metrics, placement, readiness)
-    rest = _rest_handler(options, core, metrics, placement, readiness)
+    queues = None
+    if check is not None:
+        queues = BatchQueues(check, placement, asyncio.get_running_loop())
+    methods = _methods(options, core, metrics, placement, readiness, queues)
+    rest = _rest_handler(options, core, metrics, placement, readiness, queues, check)
     changes = Changes(options, core)
     doors: Doors | None = None
     try:
@@ -244,6 +258,7 @@ def _methods(
     metrics: Metrics,
     placement: Placement,
     readiness: Readiness,
+    queues: BatchQueues | None,
 ) -> Methods:
     """Every gRPC method that is offered."""
     services = GrpcServices(
@@ -253,6 +268,7 @@ def _methods(
         as_content=options.enable_serialization_as_tensor_content,
         check_method_name=options.enable_signature_method_name_check,
         reload=Reloading(core, metrics, wait_s=options.reload_wait_seconds).reload,
+        queues=queues,
     )
     methods = dict(services.methods())
     if options.evict_models:
@@ -268,6 +284,8 @@ def _rest_handler(
     metrics: Metrics,
     placement: Placement,
     readiness: Readiness,
+    queues: BatchQueues | None,
+    check: BatchCheck | None,
 ) -> HttpHandler | None:
     if not options.rest_api_port:
         return None
@@ -283,10 +301,11 @@ def _rest_handler(
         monitoring=None if path is None else partial(page, metrics),
         monitoring_path=path or DEFAULT_PATH,
         on_demand=OnDemand(core.demand) if options.evict_models else None,
+        queues=queues,
     )
     handler: HttpHandler = rest.answer
     if options.list_models:
-        handler = ModelList(core, handler).answer
+        handler = ModelList(core, handler, no_verdicts if check is None else check.of).answer
     if options.health_endpoints:
         handler = HealthEndpoints(readiness, handler).answer
     return handler
@@ -294,7 +313,11 @@ def _rest_handler(
 
 @contextmanager
 def _running_core(
-    options: Options, metrics: Metrics, isolation: Isolation, platforms: Mapping[str, Platform]
+    options: Options,
+    metrics: Metrics,
+    isolation: Isolation,
+    platforms: Mapping[str, Platform],
+    check: BatchCheck | None,
 ) -> Iterator[tuple[ServerCore, EventBus[ServableState]]]:
     """The models' side of the server, running; at the end everything is unloaded."""
     bus: EventBus[ServableState] = EventBus()
@@ -315,14 +338,23 @@ def _running_core(
             unload_pool=unload_pool,
         )
         bus.subscribe(_freeze_when_ready)
+        if check is not None:
+            bus.subscribe(check.forget)
         bus.subscribe(partial(_count_ready, metrics, manager))
         core = ServerCore(
             manager,
             monitor,
-            {
-                name: _loaders(platform.options(options), metrics, isolation, platform)
-                for name, platform in platforms.items()
-            },
+            Platforms(
+                {
+                    name: _loaders(
+                        TENSORFLOW_PLATFORM, options, metrics, isolation, platform, check
+                    )
+                    for name, platform in platforms.items()
+                },
+                lambda name: _loaders(
+                    name, options, metrics, isolation, platform_of_flags(options), check
+                ),
+            ),
             watching=Watching(
                 poll_wait_s=options.file_system_poll_wait_seconds,
                 independent=options.independent_models,
@@ -370,17 +402,40 @@ def _source(
 
 
 def _loaders(
-    options: Options, metrics: Metrics, isolation: Isolation, platform: Platform
-) -> Callable[[ServableId, str], Loader[Servable]]:
-    """What makes the loader of a version: TensorFlow's, inside of one that rehearses it."""
+    name: str,
+    options: Options,
+    metrics: Metrics,
+    isolation: Isolation,
+    platform: Platform,
+    check: BatchCheck | None,
+) -> MakeLoader:
+    """What makes the loader of a version: the platform's, inside of one that rehearses it."""
     if platform.refusal is not None:
         return partial(_refuse, platform.refusal)
-    runtime = _tensorflow(options, metrics, platform)
+    options = platform.options(options)
     sample = (
         TrafficSample(options.warmup_from_traffic, metrics) if options.warmup_from_traffic else None
     )
-    rehearsals = _rehearsals(options, metrics, sample)
-    load = isolation.around(lambda _id, path: runtime.loader(path), runtime.recipe())
+    rehearsals = _rehearsals(options, metrics, sample, check)
+    context = PlatformContext(
+        name,
+        tags=platform.tags,
+        session_config=platform.session_config,
+        custom_op_libraries=tuple(split_list(options.custom_op_library)),
+        model_devices=tuple(split_list(options.model_devices)),
+        explains=options.explain_load_errors,
+        session_bundles=options.load_session_bundles,
+        prefer_tflite_model=options.prefer_tflite_model,
+        read_tflite_signatures=options.read_tflite_signatures,
+        num_tflite_pools=options.num_tflite_pools,
+        num_tflite_interpreters_per_pool=options.num_tflite_interpreters_per_pool,
+        observer=RuntimeMetrics(metrics),
+    )
+    load = isolation.around(
+        GuardedPlatform(context, RuntimeMetrics(metrics)).make_loader,
+        context,
+        None if name in BUILT_IN else version_bytes,
+    )
 
     def loader(servable_id: ServableId, path: str) -> Loader[Servable]:
         rehearsing = RehearsingLoader(
@@ -396,16 +451,18 @@ def _loaders(
 
 
 def _rehearsals(
-    options: Options, metrics: Metrics, sample: TrafficSample | None
+    options: Options, metrics: Metrics, sample: TrafficSample | None, check: BatchCheck | None
 ) -> list[Rehearsal]:
     """What a version goes through before it serves, in order."""
     replayer = Replayer(metrics, check_method_name=options.enable_signature_method_name_check)
-    rehearsals: list[Rehearsal] = []
+    rehearsals: list[Rehearsal] = [Askable(required=options.require_signatures)]
     if options.check_golden_requests:
         rehearsals.append(GoldenRequests(replayer, metrics))
     if options.enable_model_warmup:
         iterations = options.num_request_iterations_for_warmup
         rehearsals.append(StoredWarmup(replayer, metrics, iterations=iterations))
+    if check is not None:
+        rehearsals.append(check)
     if sample is not None:
         rehearsals.append(sample)
     if options.warmup_with_zeros:
@@ -416,15 +473,6 @@ def _rehearsals(
 def _refuse(error: ServingError, _id: ServableId, _path: str) -> Loader[Servable]:
     """Stands for the loader of a platform that asks for what is not there."""
     raise error
-
-
-def _tensorflow(options: Options, metrics: Metrics, platform: Platform) -> TensorFlowRuntime:
-    return TensorFlowRuntime(
-        tags=platform.tags,
-        config=SessionConfig(base=platform.session_config),
-        custom_op_libraries=split_list(options.custom_op_library),
-        observer=RuntimeMetrics(metrics),
-    )
 
 
 def _isolation(options: Options, metrics: Metrics) -> Isolation:

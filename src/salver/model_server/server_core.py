@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,6 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from salver.apis.requests import ModelSpec, VersionStatus
-from salver.core.loader import Loader
 from salver.core.manager import AspiredVersionsManager
 from salver.core.servable_data import ServableData
 from salver.core.servable_id import ServableId
@@ -42,6 +41,7 @@ from salver.model_server.model_config import (
     check_platforms_stay,
     no_transition,
 )
+from salver.servables.platform import MakeLoader
 from salver.servables.servable import Servable
 from salver.sources.file_system import FileSystemSource, MonitoredServable, SourceStatistics
 from salver.sources.stores import is_remote
@@ -49,7 +49,6 @@ from salver.sources.stores import is_remote
 logger = logging.getLogger(__name__)
 
 Labels = Mapping[str, Mapping[str, int]]
-MakeLoader = Callable[[ServableId, str], Loader[Servable]]
 
 NO_LABELS: Final[Mapping[str, int]] = MappingProxyType({})
 
@@ -176,10 +175,8 @@ class ServerCore:
         """
         self._manager = manager
         self._monitor = monitor
-        makers = {TENSORFLOW_PLATFORM: make_loader} if callable(make_loader) else make_loader
-        self._adapters: Mapping[str, Target[str]] = {
-            platform: SourceAdapter(make, manager) for platform, make in makers.items()
-        }
+        self._makers = {TENSORFLOW_PLATFORM: make_loader} if callable(make_loader) else make_loader
+        self._adapters: dict[str, Target[str]] = {}
         unrouted = NotFound("the model has just left the configuration")
         self._router: SourceRouter[str] = SourceRouter(ErrorInjectingAdapter(unrouted, manager))
         self._watching = watching or Watching()
@@ -256,9 +253,9 @@ class ServerCore:
         """The configuration that holds, by name and in its order; empty before the first."""
         return self._state.models
 
-    def platforms(self) -> frozenset[str]:
-        """The platforms a model may ask for."""
-        return frozenset(self._adapters)
+    def platforms(self) -> Collection[str]:
+        """The platforms a model may ask for; to list them may take a look at what is installed."""
+        return self._makers
 
     def configure(self, configs: Sequence[ModelConfig] | None) -> Change:
         """Serve exactly these models from now on; loads begin, and are not waited for.
@@ -312,12 +309,20 @@ class ServerCore:
             return Change(self.revision())
         return self._apply_models(models)
 
+    def _adapter(self, platform: str) -> Target[str]:
+        """What makes loaders of the paths of a platform's models; made once."""
+        adapter = self._adapters.get(platform)
+        if adapter is None:
+            adapter = SourceAdapter(self._makers[platform], self._manager)
+            self._adapters[platform] = adapter
+        return adapter
+
     def _apply_models(self, models: Mapping[str, ModelConfig]) -> Change:
         before = self._state
         since = self._monitor.mark()
         servables = {name: self._servable(before, config) for name, config in models.items()}
         self._router.update_routes(
-            {name: self._adapters[config.platform] for name, config in models.items()}
+            {name: self._adapter(config.platform) for name, config in models.items()}
         )
         source = before.source
         if source is None:

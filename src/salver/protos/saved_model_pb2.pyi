@@ -96,6 +96,14 @@ class RawSignatureDefMap(_message.Message):
     signature_def: _containers.ScalarMap[str, bytes]
     def __init__(self, signature_def: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
+class AssetFileDef(_message.Message):
+    __slots__ = ("tensor_info", "filename")
+    TENSOR_INFO_FIELD_NUMBER: _ClassVar[int]
+    FILENAME_FIELD_NUMBER: _ClassVar[int]
+    tensor_info: TensorInfo
+    filename: str
+    def __init__(self, tensor_info: _Optional[_Union[TensorInfo, _Mapping]] = ..., filename: _Optional[str] = ...) -> None: ...
+
 class MetaGraphDef(_message.Message):
     __slots__ = ("meta_info_def", "signature_def")
     class MetaInfoDef(_message.Message):

@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Final
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
 
+from salver.core.servable_id import ServableId
 from salver.errors import Code, DataLoss, ServingError, error_for
+from salver.servables.platform import PlatformContext
 
 MAX_ERROR_BYTES: Final = 64 << 10
 """Of an error's text; TensorFlow's rarely have a thousand."""
@@ -31,24 +33,24 @@ class Recipe:
     path: str
     working_folder: str
     """What relative paths are relative to."""
-    tags: tuple[str, ...] = ("serve",)
-    session_config: bytes = b""
-    """A serialized ``tensorflow.ConfigProto``."""
-    custom_op_libraries: tuple[str, ...] = ()
+    context: PlatformContext
+    """What the platform is told; its observer stays with the server."""
     memory_limit_bytes: int = 0
     """What the worker may allocate; 0 sets no limit."""
+    servable_id: ServableId = ServableId("", 0)  # noqa: RUF009 - a frozen value
 
     def serialized(self) -> bytes:
         """The recipe as bytes."""
-        return json.dumps({**asdict(self), "session_config": self.session_config.hex()}).encode()
+        context = replace(self.context, observer=None)
+        return json.dumps(asdict(replace(self, context=context)), default=_hex).encode()
 
     @classmethod
     def read(cls, text: bytes) -> Recipe:
         """The recipe in what ``serialized`` gave."""
         values = json.loads(text)
-        for name in ("tags", "custom_op_libraries"):
-            values[name] = tuple(values[name])
-        return cls(**{**values, "session_config": bytes.fromhex(values["session_config"])})
+        context = {name: _value(value) for name, value in values.pop("context").items()}
+        servable_id = ServableId(**values.pop("servable_id"))
+        return cls(**values, context=PlatformContext(**context), servable_id=servable_id)
 
 
 def write_error(error: ServingError) -> bytes:
@@ -109,6 +111,18 @@ def read_signature_defs(text: bytes) -> dict[str, bytes]:
         raise DataLoss("a signature without a definition came")
     names = [name.decode("utf-8", "surrogateescape") for name in pieces[::2]]
     return dict(zip(names, pieces[1::2], strict=True))
+
+
+def _hex(value: bytes) -> dict[str, str]:
+    """Bytes as JSON has them here."""
+    return {"hex": value.hex()}
+
+
+def _value(value: Any) -> Any:  # as JSON has no types
+    """A field of a context, of which JSON keeps tuples as lists."""
+    if isinstance(value, list):
+        return tuple(value)
+    return bytes.fromhex(value["hex"]) if isinstance(value, dict) else value
 
 
 def _pieces(text: bytes, at: int) -> list[bytes]:

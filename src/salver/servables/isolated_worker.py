@@ -20,13 +20,13 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn
 
 import numpy as np
 
 from salver.errors import Internal, ResourceExhausted, ServingError
+from salver.servables.guarded import load_version
 from salver.servables.isolated_channel import Channel, Kind, Message
 from salver.servables.isolated_messages import (
     Recipe,
@@ -36,7 +36,6 @@ from salver.servables.isolated_messages import (
     write_signature_defs,
 )
 from salver.servables.servable import PreparedRun, Servable
-from salver.servables.tensorflow import SessionConfig, TensorFlowRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -65,25 +64,9 @@ def main(load: Load) -> NoReturn:
     os._exit(0)
 
 
-@dataclass(frozen=True, slots=True)
-class _GivenConfig(SessionConfig):
-    """A session config that the server has written."""
-
-    content: bytes = b""
-
-    def serialized(self) -> bytes:
-        """As it came."""
-        return self.content
-
-
-def load_with_tensorflow(recipe: Recipe) -> Servable:
-    """Load a SavedModel as the server itself would."""
-    runtime = TensorFlowRuntime(
-        tags=recipe.tags,
-        config=_GivenConfig(content=recipe.session_config),
-        custom_op_libraries=recipe.custom_op_libraries,
-    )
-    return runtime.load(Path(recipe.path))
+def load_with_platform(recipe: Recipe) -> Servable:
+    """Load a version as the server itself would, through the same door."""
+    return load_version(recipe.context, recipe.servable_id, recipe.path)
 
 
 def _serve(control: Channel, load: Load) -> None:
@@ -192,4 +175,4 @@ def _limit_memory(limit_bytes: int) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(format="%(levelname)s %(message)s")
-    main(load_with_tensorflow)
+    main(load_with_platform)

@@ -1,12 +1,10 @@
-"""SavedModels as servables: the adapter, the loader and the servable.
+"""SavedModels as servables, and legacy SessionBundles: the adapter, the loader and the servable.
 
 TensorFlow itself runs the graph, through its C API; checks and error texts are its own.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import sys
 import threading
@@ -16,10 +14,11 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from time import perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 
+from salver.core.servable_id import ServableId
 from salver.dtypes import DType
 from salver.errors import (
     InvalidArgument,
@@ -29,13 +28,19 @@ from salver.errors import (
     ServingError,
     Unimplemented,
 )
-from salver.saved_model_files import GRAPH, INDEX, read_needs
-from salver.servables.isolated_messages import Recipe
+from salver.saved_model_files import BUNDLE, GRAPH, INDEX, lies_outside, read_assets, read_needs
+from salver.servables.devices import device_of, model_devices
 from salver.servables.libtensorflow import LibTensorFlow
+from salver.servables.litert import preferring_tflite
+from salver.servables.memory import return_memory
 from salver.servables.meta_graph import mentions, signature_defs
+from salver.servables.placed_session import load_session_on
+from salver.servables.platform import MakeLoader, Observer, PlatformContext, version_bytes
 from salver.servables.saved_model_config import session_overrides
 from salver.servables.servable import PreparedRun
+from salver.servables.session_bundle import is_session_bundle, load_session_bundle
 from salver.servables.tensorflow_session import Plan, Session, load_session
+from salver.servables.twin_variables import fill_from_twins
 from salver.signature import Signature, read_signature
 from salver.varints import encode_varint
 
@@ -94,17 +99,22 @@ class SessionConfig:
         return self.base + intra + _varint_field(5, self.inter_op_parallelism_threads)
 
 
-class Observer(Protocol):
-    """Who is told what the runtime does.  Called from any thread."""
+def platform(context: PlatformContext) -> MakeLoader:
+    """The platform ``tensorflow``: SavedModels, and TensorFlow Lite models where preferred."""
+    runtime = TensorFlowRuntime(
+        tags=context.tags,
+        config=SessionConfig(base=context.session_config),
+        custom_op_libraries=context.custom_op_libraries,
+        session_bundles=context.session_bundles,
+        explains=context.explains,
+        observer=context.observer,
+    )
+    devices = model_devices(context.model_devices)
 
-    def loaded(self, path: str, took_s: float) -> None:
-        """A SavedModel was loaded."""
+    def saved_models(servable_id: ServableId, path: str) -> SavedModelLoader:
+        return runtime.loader(path, device_of(servable_id.name, devices))
 
-    def load_failed(self, path: str) -> None:
-        """A SavedModel could not be loaded."""
-
-    def graph_built(self, took_s: float) -> None:
-        """A set of feeds and fetches ran for the first time; TensorFlow built an executor."""
+    return preferring_tflite(context, saved_models) if context.prefer_tflite_model else saved_models
 
 
 class TensorFlowRuntime:
@@ -116,11 +126,19 @@ class TensorFlowRuntime:
         tags: Sequence[str] = ("serve",),
         config: SessionConfig | None = None,
         custom_op_libraries: Sequence[str] = (),
+        session_bundles: bool = False,
+        explains: bool = False,
         observer: Observer | None = None,
     ) -> None:
+        """``session_bundles`` says whether legacy SessionBundles are loaded or refused.
+
+        ``explains`` says whether the error of a load is TensorFlow's, or a line about the files.
+        """
         self._tags = tuple(tags)
         self._config = config or SessionConfig()
         self._custom_op_libraries = tuple(custom_op_libraries)
+        self._session_bundles = session_bundles
+        self._explains = explains
         self._observer = observer
         self._opening = threading.Lock()
         self._library: LibTensorFlow | None = None
@@ -142,41 +160,51 @@ class TensorFlowRuntime:
                 self._library = library
             return self._library
 
-    def recipe(self) -> Recipe:
-        """What another process needs to load as this one would, but for the path."""
-        return Recipe(
-            path="",
-            working_folder="",
-            tags=self._tags,
-            session_config=self._config.serialized(),
-            custom_op_libraries=self._custom_op_libraries,
-        )
+    def loader(self, path: str, device: str = "") -> SavedModelLoader:
+        """A loader for the version in the folder ``path``, which is to run on ``device``."""
+        return SavedModelLoader(self, Path(path), device)
 
-    def loader(self, path: str) -> SavedModelLoader:
-        """A loader for the version in the folder ``path``."""
-        return SavedModelLoader(self, Path(path))
+    def load(self, path: Path, device: str = "") -> SavedModel:
+        """Load what the folder ``path`` holds now: a SavedModel, or a SessionBundle.
 
-    def load(self, path: Path) -> SavedModel:
-        """Load the SavedModel in ``path`` now.
+        Ops that it has not pinned itself run on ``device``; without one, TensorFlow chooses.
 
         Raises:
             ServingError: what is wrong with it, in TensorFlow Serving's words where it has some.
         """
-        started = perf_counter()
+        _check_folder(path)
+        session = self._load_session(path, device)
+        self.has_loaded = True
+        return self._servable(session)
+
+    def _load_session(self, path: Path, device: str) -> Session:
+        config = self._config.serialized()
+        if not self._session_bundles:
+            _refuse_session_bundle(path)
+        elif is_session_bundle(path):
+            return load_session_bundle(self.open(), path, config, device)
         try:
-            _check_folder(path)
-            library = self.open()
-            config = self._config.serialized() + session_overrides(path)
-            session = load_session(library, path, self._tags, config)
-            self.has_loaded = True
-            servable = self._servable(session)
-        except ServingError:
-            if self._observer is not None:
-                self._observer.load_failed(str(path))
-            raise
-        if self._observer is not None:
-            self._observer.loaded(str(path), perf_counter() - started)
-        return servable
+            return self._load_saved_model(path, device, config)
+        except ServingError as error:
+            explained = self._explained(error, path)
+            if explained is error:
+                raise
+            raise explained from error
+
+    def _load_saved_model(self, path: Path, device: str, config: bytes) -> Session:
+        _check_saved_model(path)
+        config += session_overrides(path)
+        if device:
+            return load_session_on(device, self.open(), path, self._tags, config)
+        return load_session(self.open(), path, self._tags, config)
+
+    def _explained(self, error: ServingError, path: Path) -> ServingError:
+        if not self._explains:
+            return error
+        from salver.servables.export_faults import Asked, explain, look_at  # 4 ms, for few servers
+
+        version = "" if self._library is None else self._library.version
+        return explain(error, look_at(path), Asked(self._tags, version))
 
     def _servable(self, session: Session) -> SavedModel:
         try:
@@ -189,20 +217,21 @@ class TensorFlowRuntime:
 class SavedModelLoader:
     """Loads and unloads one version.  The manager calls it, one call at a time."""
 
-    def __init__(self, runtime: TensorFlowRuntime, path: Path) -> None:
+    def __init__(self, runtime: TensorFlowRuntime, path: Path, device: str = "") -> None:
         self._runtime = runtime
         self._path = path
+        self._device = device
         self._servable: SavedModel | None = None
 
     def estimate_resources(self) -> int:
         """The bytes of memory the version will need, by the size of its files."""
-        return int(_folder_bytes(self._path) * _RAM_PER_FILE_BYTE)
+        return int(version_bytes(str(self._path)) * _RAM_PER_FILE_BYTE)
 
     def load(self) -> None:
         """Restore the graph and its variables; takes as long as the disk needs."""
         if self._runtime.has_loaded:  # before, TensorFlow's own threads would inherit it
             give_way()
-        self._servable = self._runtime.load(self._path)
+        self._servable = self._runtime.load(self._path, self._device)
 
     def unload(self) -> None:
         """Free the session and hand the memory back to the system."""
@@ -235,6 +264,7 @@ class SavedModel:
                 for name, definition in self._signature_defs.items()
             }
             self.predictable = self._is_predictable(meta_graph)
+            fill_from_twins(session, meta_graph)
         self._plans: dict[tuple[tuple[str, ...], tuple[str, ...]], _MeasuredPlan] = {}
 
     @property
@@ -399,14 +429,6 @@ def op_library_paths(name: str) -> list[Path]:
     return found
 
 
-def return_memory() -> None:
-    """Hand freed memory back to the system; glibc would keep it for later."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
 def _is_op_library(path: Path) -> bool:
     """Op libraries link to TensorFlow; so do Python extension modules, which are none."""
     content = path.read_bytes()
@@ -414,7 +436,7 @@ def _is_op_library(path: Path) -> bool:
 
 
 def _check_folder(path: Path) -> None:
-    """Say what TensorFlow Serving says before it asks TensorFlow to load."""
+    """Say so where a folder cannot be read, which TensorFlow would take for an empty one."""
     try:
         os.scandir(path).close()
     except (NotADirectoryError, FileNotFoundError):
@@ -423,14 +445,33 @@ def _check_folder(path: Path) -> None:
         raise PermissionDenied(
             f"{path} cannot be read by user {os.geteuid()}: {error.strerror}"
         ) from error
-    if (path / "export.meta").exists():
+
+
+def _refuse_session_bundle(path: Path) -> None:
+    """Say what TensorFlow Serving says of one, whatever lies beside it."""
+    if (path / BUNDLE).exists():
         raise Unimplemented("Session Bundle is deprecated and removed.")
+
+
+def _check_saved_model(path: Path) -> None:
+    """Say what TensorFlow Serving says before it asks TensorFlow to load."""
     if not any((path / f"saved_model.{suffix}").exists() for suffix in ("pb", "pbtxt")):
         raise NotFound(
             "Specified file path does not appear to contain a SavedModel bundle "
             f"(should have a file called `saved_model.pb`)\nSpecified file path: {path}"
         )
+    _check_assets(path)
     _check_variables(path)
+
+
+def _check_assets(path: Path) -> None:
+    """Refuse a graph that reads files from elsewhere by the name of its own."""
+    for name in sorted(read_assets(path / GRAPH)):
+        if lies_outside(name):
+            raise InvalidArgument(
+                f"{path} names the asset {name!r}, which lies outside of its folder assets; export "
+                "it again, with the bare names of its files"
+            )
 
 
 def _check_variables(path: Path) -> None:
@@ -443,17 +484,6 @@ def _check_variables(path: Path) -> None:
             f"{path} has a graph with variables and no {INDEX}; if it is still being copied, "
             "it will be tried again"
         )
-
-
-def _folder_bytes(path: Path) -> int:
-    return sum(_file_bytes(file) for file in path.rglob("*"))
-
-
-def _file_bytes(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except OSError:  # a file that goes away while we count weighs nothing
-        return 0
 
 
 def _varint_field(number: int, value: int) -> bytes:

@@ -196,6 +196,11 @@ class Session:
         self._delete = library.delete_tensor
         self._bytes_at = library.bytes_at
 
+    @property
+    def graph(self) -> int:
+        """The TF_Graph, which is freed with the session."""
+        return self._graph
+
     @contextmanager
     def meta_graph_def(self) -> Iterator[memoryview]:
         """The serialized MetaGraphDef, in TensorFlow's memory; freed at the end, so once only."""

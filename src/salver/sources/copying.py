@@ -12,7 +12,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from salver.errors import Cancelled
-from salver.saved_model_files import GRAPH, GRAPHS, missing_files, read_needs
+from salver.saved_model_files import (
+    RECOGNISED_BY,
+    graph_that_tells,
+    missing_files,
+    read_needs,
+)
 from salver.sources.model_cache import Lease, ModelCache
 from salver.sources.stores import Store, StoredFile, check_files, fingerprint, joined
 
@@ -87,15 +92,18 @@ def copy(
         ServingError: the store, or the cache, failed; or it was cancelled.
     """
     paths = {file.path for file in ready.files}
+    graph = graph_that_tells(paths)
     with cache.drafting(version.base, version.child, ready.fingerprint, ready.files) as draft:
         # The graph first: it says what else has to be there.
-        for file in sorted(ready.files, key=lambda file: (file.path not in GRAPHS, file.path)):
+        for file in sorted(
+            ready.files, key=lambda file: (file.path not in RECOGNISED_BY, file.path)
+        ):
             if is_cancelled():
                 raise Cancelled(f"the copy of {version.uri} was cancelled")
             target = draft.folder / file.path
             target.parent.mkdir(parents=True, exist_ok=True)
             store.fetch(version.uri, file, target, is_cancelled)
-            missing = missing_files(paths, read_needs(target)) if file.path == GRAPH else []
+            missing = missing_files(paths, read_needs(target)) if file.path == graph else []
             if missing:
                 return NotYet(ready.fingerprint, _lacks(version, missing), is_known_by_graph=True)
         after = fingerprint(store.files(version.uri))

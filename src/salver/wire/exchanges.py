@@ -22,7 +22,7 @@ from salver.errors import (
     ServingError,
     error_for,
 )
-from salver.wire.calls import Methods, Streaming, Unary
+from salver.wire.calls import Later, Methods, Streaming, Unary, arrived
 from salver.wire.grpc import (
     COMPRESS_ABOVE_BYTES,
     OK_HEADERS,
@@ -87,6 +87,9 @@ class Peer(Protocol):
     def send(self) -> None:
         """Send what the connection has to send."""
 
+    def send_soon(self) -> None:
+        """Send it together with what other connections have to send in this round."""
+
     def done(self, stream_id: int) -> None:
         """The exchange is over."""
 
@@ -121,6 +124,7 @@ class UnaryCall:
         "_deadline",
         "_held_bytes",
         "_is_over",
+        "_later",
         "_limits",
         "_method",
         "_peer",
@@ -149,13 +153,14 @@ class UnaryCall:
         self._reader: MessageReader | None = None  # most requests come whole and need none
         self._held_bytes = 0
         self._task: asyncio.Future[bytes] | None = None
+        self._later: Later[bytes] | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._is_over = False
 
     @property
     def waits_for_peer(self) -> bool:
         """Until the request is complete, and again until the answer is taken."""
-        return self._task is None
+        return self._task is None and self._later is None
 
     def on_data(self, data: bytes, ended: bool) -> None:
         """Keep a part of the request; with the last one, answer."""
@@ -212,8 +217,7 @@ class UnaryCall:
             self._hold(len(part))
             await asyncio.sleep(0)
         self._release()
-        answer = self._method.handler(b"".join(parts), self._timeout_s)
-        return answer if isinstance(answer, bytes) else await answer
+        return await arrived(self._method.handler(b"".join(parts), self._timeout_s))
 
     def _answer(self, message: bytes) -> None:
         timeout_s = self._timeout_s
@@ -227,8 +231,23 @@ class UnaryCall:
         else:
             if type(answer) is bytes:
                 self._succeed(answer)
+            elif isinstance(answer, Later):
+                answer.taker = self
+                self._later = answer
+                if timeout_s is not None and answer.may_take_long:
+                    self._deadline = self._peer.loop.call_later(timeout_s, self._on_deadline)
             else:
                 self._wait_for(answer, timeout_s)  # type: ignore[arg-type] # bytes are gone
+
+    def succeed(self, answer: bytes) -> None:
+        """Send an answer that was handed over later; it leaves with others' of this round."""
+        self._succeed(answer)
+        self._peer.send_soon()
+
+    def fail(self, error: BaseException) -> None:
+        """Send what went wrong instead of an answer that was to come later."""
+        self._fail(self._told(error))
+        self._peer.send_soon()
 
     def _wait_for(self, answer: Awaitable[bytes], timeout_s: float | None) -> None:
         loop = self._peer.loop
@@ -243,12 +262,16 @@ class UnaryCall:
         error = task.exception()
         if error is None:
             self._succeed(task.result())
-        elif isinstance(error, ServingError):
-            self._fail(error)
         else:
-            logger.error("Answering %s failed", self._request.path, exc_info=error)
-            self._fail(Internal(_FAILED))
+            self._fail(self._told(error))
         self._peer.send()
+
+    def _told(self, error: BaseException) -> ServingError:
+        """What the client is told of an error; a bug's trace is for the log."""
+        if isinstance(error, ServingError):
+            return error
+        logger.error("Answering %s failed", self._request.path, exc_info=error)
+        return Internal(_FAILED)
 
     def _on_deadline(self) -> None:
         self._fail(DeadlineExceeded("Deadline Exceeded"))
@@ -279,7 +302,7 @@ class UnaryCall:
 
     def _finish(self) -> None:
         self._is_over = True
-        if self._task is not None or self._held_bytes:
+        if self._task is not None or self._later is not None or self._held_bytes:
             self._let_go()
         self._peer.done(self._stream_id)
 
@@ -288,6 +311,8 @@ class UnaryCall:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+        if self._later is not None:
+            self._later.taker = None
         if self._task is not None:
             self._task.cancel()
 
@@ -463,7 +488,7 @@ class HttpExchange:
         self._max_body_bytes = max_body_bytes
         self._parts: list[bytes] = []
         self._held = 0
-        self._task: asyncio.Task[HttpResponse] | None = None
+        self._pending: asyncio.Task[HttpResponse] | Later[HttpResponse] | None = None
         self._is_over = False
         if head.is_too_large:
             self._respond(error_page(431))
@@ -473,7 +498,7 @@ class HttpExchange:
     @property
     def waits_for_peer(self) -> bool:
         """Until the request is complete, and again until the answer is taken."""
-        return self._task is None
+        return self._pending is None
 
     def on_data(self, data: bytes, ended: bool) -> None:
         """Keep a part of the body; with the last one, answer."""
@@ -504,9 +529,23 @@ class HttpExchange:
             answer = error_page(500)
         if isinstance(answer, HttpResponse):
             self._respond(answer)
+        elif isinstance(answer, Later):
+            answer.taker = self
+            self._pending = answer
         else:
-            self._task = self._peer.loop.create_task(answer)
-            self._task.add_done_callback(self._on_answered)
+            task = self._peer.loop.create_task(answer)
+            task.add_done_callback(self._on_answered)
+            self._pending = task
+
+    def succeed(self, answer: HttpResponse) -> None:
+        """Send an answer that was handed over later; it leaves with others' of this round."""
+        self._respond(answer)
+        self._peer.send_soon()
+
+    def fail(self, error: BaseException) -> None:
+        """Send what a handler that raised is answered by."""
+        self._respond(self._page_for(error))
+        self._peer.send_soon()
 
     def _request(self) -> HttpRequest:
         head = self._head
@@ -525,10 +564,12 @@ class HttpExchange:
         if self._is_over or task.cancelled():
             return
         error = task.exception()
-        if error is not None:
-            logger.error("Answering %s failed", self._head.path, exc_info=error)
-        self._respond(error_page(500) if error is not None else task.result())
+        self._respond(task.result() if error is None else self._page_for(error))
         self._peer.send()
+
+    def _page_for(self, error: BaseException) -> HttpResponse:
+        logger.error("Answering %s failed", self._head.path, exc_info=error)
+        return error_page(500)
 
     def _respond(self, response: HttpResponse) -> None:
         connection = self._peer.connection
@@ -553,8 +594,10 @@ class HttpExchange:
         self._peer.hold(-self._held)
         self._held = 0
         self._parts = []
-        if self._task is not None:
-            self._task.cancel()
+        if isinstance(self._pending, Later):
+            self._pending.taker = None
+        elif self._pending is not None:
+            self._pending.cancel()
 
 
 def _is_one_plain_message(body: bytes) -> bool:

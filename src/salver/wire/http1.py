@@ -18,6 +18,7 @@ from types import coroutine
 from typing import Any, Final, cast
 
 from salver.wire.accepting import address_of
+from salver.wire.calls import Later
 from salver.wire.http1_messages import (
     CONTINUE,
     DateStamp,
@@ -197,7 +198,8 @@ class Http1Protocol(asyncio.Protocol):
         self._reader = RequestReader(server.limits, server.known_heads)
         self._deadline = Deadline(server.loop, self._on_deadline)
         self._transport: asyncio.Transport | None = None
-        self._task: asyncio.Task[HttpResponse] | None = None
+        self._pending: asyncio.Task[HttpResponse] | Later[HttpResponse] | None = None
+        self._answering: Received | None = None  # the request of an answer that is handed over
         self._watched: tuple[Phase, int] | None = None
         self._progress = Progress(0.0, 0)  # of the body that is being read
         self._heard_s = 0.0  # when its last piece came
@@ -215,7 +217,7 @@ class Http1Protocol(asyncio.Protocol):
     @property
     def is_busy(self) -> bool:
         """Whether the handler is at work on a request."""
-        return self._task is not None
+        return self._pending is not None
 
     # Called by the transport.
 
@@ -234,7 +236,7 @@ class Http1Protocol(asyncio.Protocol):
             self._advance()
             return
         reader = self._reader
-        can_answer = not (self._task or self._is_writing_paused or self._is_waiting)
+        can_answer = not (self._pending or self._is_writing_paused or self._is_waiting)
         received = reader.whole_request(data) if can_answer else None
         if received is None:
             if len(data) <= max(PIECE_BYTES, reader.body_bytes_left):
@@ -265,8 +267,7 @@ class Http1Protocol(asyncio.Protocol):
         self._unread = None
         self._is_leaving = True
         self._deadline.cancel()
-        if self._task is not None:
-            self._task.cancel()
+        self._drop_pending()
         self._reader.give_up(503)  # or what it holds would stay until the garbage collector comes
         self._count_held()
         self._server.closed(self)
@@ -304,7 +305,7 @@ class Http1Protocol(asyncio.Protocol):
     @property
     def _is_done(self) -> bool:
         """Whether everything that has wholly arrived is answered and on its way."""
-        return not (self._task or self._is_writing_paused or self._has_more)
+        return not (self._pending or self._is_writing_paused or self._has_more)
 
     @property
     def _has_more(self) -> bool:
@@ -349,7 +350,7 @@ class Http1Protocol(asyncio.Protocol):
 
     def _take_step(self) -> bool:
         """Act on one request, or read a piece of what arrived; whether there may be more to do."""
-        if self._task or self._is_writing_paused or self._is_leaving:
+        if self._pending or self._is_writing_paused or self._is_leaving:
             return False
         arrival = self._reader.next_arrival()
         if isinstance(arrival, Received):
@@ -376,9 +377,16 @@ class Http1Protocol(asyncio.Protocol):
     def _answer_alone(self, received: Received) -> None:
         """Answer the only request there is; mostly nothing is left then but to wait for another."""
         self._start(received)
-        if self._task or self._is_leaving or self._is_writing_paused:
+        if self._answering is not None:
+            self._watched = (Phase.ANSWER, self._reader.begun)
+            self._deadline.set(None)
+        elif self._pending or self._is_leaving or self._is_writing_paused:
             self._settle()
-            return
+        else:
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """Wait for the next request, when nothing else is left to be done."""
         self._watched = (Phase.IDLE, self._reader.begun)
         self._deadline.set(self._server.patience.idle_s)
 
@@ -390,8 +398,34 @@ class Http1Protocol(asyncio.Protocol):
             answer = answer_to_failure(received.request, error)
         if isinstance(answer, HttpResponse):
             self._answer(received, answer)
+        elif isinstance(answer, Later):
+            answer.taker = self
+            self._pending, self._answering = answer, received
         else:
             self._begin_waiting(received, answer)
+
+    def succeed(self, answer: HttpResponse) -> None:
+        """Send an answer that was handed over later, with others' of this round."""
+        received, self._pending, self._answering = self._answering, None, None
+        if received is None or self._transport is None:
+            return
+        self._answer(received, answer)
+        if self._has_eof or self._is_leaving or self._is_writing_paused or self._has_more:
+            self._advance()
+        else:
+            self._await_next()
+
+    def fail(self, error: BaseException) -> None:
+        """Send what a handler that raised is answered by."""
+        if self._answering is not None:
+            self.succeed(answer_to_failure(self._answering.request, error))
+
+    def _drop_pending(self) -> None:
+        """Have nobody work on an answer that nobody waits for any more."""
+        if isinstance(self._pending, Later):
+            self._pending.taker = None
+        elif self._pending is not None:
+            self._pending.cancel()
 
     def _begin_waiting(
         self, received: Received, answering: Coroutine[Any, Any, HttpResponse]
@@ -407,8 +441,9 @@ class Http1Protocol(asyncio.Protocol):
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- it costs its request only
             self._answer(received, answer_to_failure(received.request, error))
         else:
-            self._task = self._loop.create_task(finished(answering, awaited))
-            self._task.add_done_callback(partial(self._finish, received, answering))
+            task = self._loop.create_task(finished(answering, awaited))
+            task.add_done_callback(partial(self._finish, received, answering))
+            self._pending = task
 
     def _finish(
         self,
@@ -417,7 +452,7 @@ class Http1Protocol(asyncio.Protocol):
         task: asyncio.Task[HttpResponse],
     ) -> None:
         answering.close()  # a task cancelled before its first step never got to it
-        self._task = None
+        self._pending = None
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if self._transport is None:
             return
@@ -507,7 +542,7 @@ class Http1Protocol(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _phase(self) -> Phase:
-        if self._task is not None:
+        if self._pending is not None:
             return Phase.ANSWER
         if self._is_writing_paused:
             return Phase.ROOM

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 import httptools
 
 from salver.errors import InvalidArgument
+from salver.wire.calls import Later
 
 METHODS: Final = frozenset({"GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH"})
 
@@ -109,7 +110,7 @@ class HttpResponse(NamedTuple):
 
 
 # Any: what a coroutine yields and is sent is between it and the event loop.
-HttpAnswer = HttpResponse | Coroutine[Any, Any, HttpResponse]
+HttpAnswer = HttpResponse | Coroutine[Any, Any, HttpResponse] | Later[HttpResponse]
 
 HttpHandler = Callable[[HttpRequest], HttpAnswer]
 """Answers a request on the event loop: at once, or with a coroutine where it has to wait."""

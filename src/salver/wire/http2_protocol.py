@@ -87,6 +87,7 @@ class Http2Protocol(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._is_over = False
         self._is_paused = False
+        self._sends_soon = False  # its turn to send is coming
         self._is_waiting = False  # for a turn; nothing is read meanwhile
         self._unread: memoryview | None = None  # what arrived, from where the last turn ended
         self._events: deque[Event] = deque()  # likewise, what it means
@@ -120,7 +121,7 @@ class Http2Protocol(asyncio.Protocol):
             events = self._receive(data)
             if len(events) <= FEW_EVENTS:
                 self._act_on(events)
-                self._turns.send_soon(self)
+                self.send_soon()
                 return
             self._events.extend(events)
         else:
@@ -268,11 +269,18 @@ class Http2Protocol(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return  # a client that has hung up is only known to have done so a moment later
+        self._sends_soon = False
         out = self.connection.take_output()
         if out:
             transport.write(out)
         if self.connection.is_closed:
             transport.close()
+
+    def send_soon(self) -> None:
+        """Send it together with what other connections have to send in this round."""
+        if self.connection.has_output and not self._sends_soon:
+            self._sends_soon = True
+            self._turns.send_soon(self)
 
     def done(self, stream_id: int) -> None:
         """Forget an exchange that is over."""

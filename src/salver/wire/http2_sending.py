@@ -116,6 +116,11 @@ class Sending:
         """Whether GOAWAY has been sent."""
         return self._goaway_sent_for is not None
 
+    @property
+    def has_output(self) -> bool:
+        """Whether there is something to be sent."""
+        return bool(self._out)
+
     def take_output(self) -> bytes:
         """What is to be sent, once."""
         if not self._out:
