@@ -7,7 +7,6 @@
 PYTHON ?= python3
 OLDEST := 3.10
 NEWEST := 3.13
-NEWEST_WITH_ESTIMATORS := 3.11
 
 BIN := .venv/bin
 SOURCES := src tests examples $(wildcard benchmarks tools)
@@ -26,6 +25,10 @@ install: .venv/installed ## Put the server and all its tools into .venv
 .PHONY: demo
 demo: .venv/installed ## Train a model, serve it, ask it, swap it under load
 	$(BIN)/python examples/mnist/demo.py $(ARGS)
+
+.PHONY: examples
+examples: .venv/installed ## Go from training to serving on every path: ARGS="estimators litert"
+	$(BIN)/python examples/run.py $(ARGS)
 
 .PHONY: test
 test: .venv/installed ## Run the tests
@@ -68,8 +71,8 @@ protos: .venv-protos/installed ## Generate what src/salver/protos holds from its
 		$(sort $(shell find src/salver/protos/public -name '*.proto'))
 
 .PHONY: estimator-model
-estimator-model: .venv-estimator/installed ## Write the Estimator exports anew (Python 3.10 or 3.11)
-	.venv-estimator/bin/python tests/models/make_estimator.py tests/models/estimator
+estimator-model: .venv/installed ## Write the Estimator exports anew, with TensorFlow 2.15
+	$$($(BIN)/python examples/estimators/environment.py) tests/models/make_estimator.py tests/models/estimator
 
 # Names, versions and hashes: no address gets into the files.
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upgrade \
@@ -77,8 +80,8 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.10 --upg
 
 .PHONY: constraints
 constraints: .venv/installed ## Pin the newest versions of everything, with hashes
-	$(COMPILE) pyproject.toml --extra tensorflow --extra s3 --extra http --output-file constraints.txt \
-		$(foreach group,build check demo pins test,--group $(group))
+	$(COMPILE) pyproject.toml --extra tensorflow --extra s3 --extra http --extra litert \
+		--output-file constraints.txt $(foreach group,build check demo pins test,--group $(group))
 	$(COMPILE) --group protos --output-file constraints-protos.txt
 	echo 'tensorflow-cpu==2.15.*' | $(COMPILE) - --output-file constraints-estimator.txt
 
@@ -105,9 +108,6 @@ H2SPEC := github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible
 
 .venv/bin/python .venv-protos/bin/python:
 	$(call make_venv,$(@:/bin/python=),$(NEWEST))
-
-.venv-estimator/bin/python:
-	$(call make_venv,$(@:/bin/python=),$(NEWEST_WITH_ESTIMATORS))
 
 .venv/third-parties: constraints.txt | .venv/bin/python
 	@echo "Installing the pinned packages into .venv: TensorFlow alone is over 500 MB"

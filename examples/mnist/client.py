@@ -1,15 +1,12 @@
-"""Ask a running server to classify the test images, over gRPC, many requests at a time.
-
-    client.py --server=HOST:PORT [--num_tests=N] [--concurrency=N] [--model_name=NAME]
+"""Ask a server to classify images, over gRPC, many requests at a time.
 
 It uses TensorFlow Serving's own Python API, so it asks any server that speaks it.
+``mnist_builder/mnist_client.py`` is a command around it.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -23,8 +20,6 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
-
-import data
 
 REQUEST_TIMEOUT_S: Final = 10.0
 PROGRESS_EVERY: Final = 250
@@ -61,7 +56,10 @@ class Classifier:
         digits: Iterable[tuple[np.ndarray, int]],
         on_answer: Callable[[Tally], None] | None = None,
     ) -> Tally:
-        """Send them all, wait for every answer, return the tally so far."""
+        """Send them all, wait for every answer, return the tally so far.
+
+        ``on_answer`` is called after each answer that is not a failure.
+        """
         for image, label in digits:
             self._in_flight.acquire()
             future = self._stub.Predict.future(self.request(image), REQUEST_TIMEOUT_S)
@@ -85,7 +83,10 @@ class Classifier:
         def count(future: Any) -> None:
             try:
                 with self._lock:
-                    self._count(future, label)
+                    if future.exception() is not None:
+                        self.tally.failures.append(f"{future.code().name}: {future.details()}")
+                        return
+                    self._count(future.result(), label)
                     if on_answer is not None:
                         on_answer(self.tally)
             finally:
@@ -93,11 +94,7 @@ class Classifier:
 
         return count
 
-    def _count(self, future: Any, label: int) -> None:
-        if future.exception() is not None:
-            self.tally.failures.append(f"{future.code().name}: {future.details()}")
-            return
-        response = future.result()
+    def _count(self, response: Any, label: int) -> None:
         scores = np.array(response.outputs["scores"].float_val)
         version = response.model_spec.version.value
         self.tally.answered[version] += 1
@@ -109,29 +106,3 @@ def show_progress(tally: Tally) -> None:
     answered = sum(tally.answered.values())
     if answered % PROGRESS_EVERY == 0:
         print(f"  {answered} answers", flush=True)
-
-
-def main(arguments: list[str]) -> int:
-    """Classify and print the error rate; 1 if any request failed."""
-    parser = argparse.ArgumentParser(description="Classify test images with a running server.")
-    parser.add_argument("--server", required=True, metavar="HOST:PORT")
-    parser.add_argument("--num_tests", type=int, default=1000, metavar="N")
-    parser.add_argument("--concurrency", type=int, default=16, metavar="N")
-    parser.add_argument("--model_name", default="mnist", metavar="NAME")
-    options = parser.parse_args(arguments)
-
-    digits = data.load()
-    tests = list(zip(digits.test_images, digits.test_labels, strict=True))[: options.num_tests]
-    with grpc.insecure_channel(options.server) as channel:
-        classifier = Classifier(
-            channel, model_name=options.model_name, concurrency=options.concurrency
-        )
-        tally = classifier.classify(tests, show_progress)
-    for failure in sorted(set(tally.failures)):
-        print(f"{tally.failures.count(failure)} requests failed: {failure}", file=sys.stderr)
-    print(f"Inference error rate: {tally.error_rate():.2%}")
-    return 1 if tally.failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

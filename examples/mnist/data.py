@@ -1,7 +1,8 @@
 """The handwritten digits of the example, 28 by 28 grey values from 0 to 1, and their labels.
 
 MNIST itself where it can be fetched (11 MB, kept in ``.cache/``); otherwise the digits that come
-with scikit-learn, drawn larger.  ``Digits.source`` says which.
+with scikit-learn, drawn larger.  ``Digits.source`` says which.  Nothing is fetched where the
+environment variable SALVER_OFFLINE is set.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ MNIST_URL: Final = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/
 MNIST_SHA256: Final = "731c5ac602752760c8e48fbffcf8c3b850d9dc2a2aedcf2cc48468fc17b673d1"
 MAX_BYTES: Final = 20_000_000
 CACHE: Final = Path(__file__).resolve().parents[2] / ".cache"
+OFFLINE: Final = "SALVER_OFFLINE"
 CONNECT_TIMEOUT_S: Final = 5
 DOWNLOAD_TIMEOUT_S: Final = 60
 
@@ -47,6 +49,8 @@ def _fetch_mnist() -> Path:
     path = CACHE / "mnist.npz"
     if path.exists():
         return path
+    if os.environ.get(OFFLINE):
+        raise OSError(f"{OFFLINE} is set")
     CACHE.mkdir(exist_ok=True)
     content = _download(MNIST_URL)
     if hashlib.sha256(content).hexdigest() != MNIST_SHA256:

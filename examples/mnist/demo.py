@@ -11,30 +11,27 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 import grpc
 
 import data
+from serving import NotServedError, Server, last_words, serving
 
 HERE: Final = Path(__file__).resolve().parent
-SERVER: Final = Path(sys.executable).with_name("tensorflow_model_server")
+MODEL: Final = "/v1/models/mnist"
 WORST_ERROR_RATE: Final = 0.1113
 TEST_IMAGES: Final = 1000
-START_TIMEOUT_S: Final = 60
 SWAP_TIMEOUT_S: Final = 120
-STOP_TIMEOUT_S: Final = 20
 ANSWERS_AFTER_SWAP: Final = 500
 PROGRESS_EVERY_S: Final = 2.0
 VERSION_1: Final = ("--training_iteration=2000", "--model_version=1")
@@ -50,7 +47,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="salver-demo-") as folder:
         try:
             tell(Path(folder))
-        except BrokenPromiseError as broken:
+        except (BrokenPromiseError, NotServedError, OSError) as broken:
             print(f"\nThe demo failed: {broken}", file=sys.stderr)
             return 1
     print("\nAll as promised.")
@@ -68,20 +65,20 @@ def tell(folder: Path) -> None:
 
     title("Serve it with tensorflow_model_server")
     client = import_client(folder)
-    grpc_port, rest_port = free_ports(2)
-    with running_server(folder, models, grpc_port, rest_port) as server:
-        with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
-            wait_until_available(channel, server, folder)
+    flags = ["--model_name=mnist", f"--model_base_path={models}"]
+    started = time.monotonic()
+    with serving(flags, folder, command=["tensorflow_model_server"]) as server:
+        insist_on_version_1(server, time.monotonic() - started)
+        with grpc.insecure_channel(server.grpc_address) as channel:
             title(f"Classify {len(tests)} images it has not seen, over gRPC")
             first_error_rate = classify(client, channel, tests)
             title("Ask the same over REST")
-            ask_rest(f"http://127.0.0.1:{rest_port}/v1/models/mnist", tests[:3])
+            ask_rest(server, tests[:3])
             title("Train a better version 2 while the predictions go on")
             error_rate = swap(client, channel, tests, folder, models)
         if error_rate > first_error_rate:
             raise BrokenPromiseError(f"version 2 errs at {error_rate:.2%}: worse than version 1")
         title("Stop the server")
-    print(f"  process {server.pid} ended with status {server.returncode}")
 
 
 def title(text: str) -> None:
@@ -103,78 +100,18 @@ def start_trainer(folder: Path, models: Path, options: tuple[str, ...]) -> subpr
 def wait_for_trainer(trainer: subprocess.Popen[bytes], folder: Path) -> None:
     """Wait until the version stands in its place."""
     if trainer.wait() != 0:
-        raise BrokenPromiseError(f"training failed:\n{tail(folder / 'training.log')}")
-
-
-# --- the server -----------------------------------------------------------------------------------
-
-
-@contextmanager
-def running_server(
-    folder: Path, models: Path, grpc_port: int, rest_port: int
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process for the models, stopped at the end whatever happens."""
-    options = [
-        f"--port={grpc_port}",
-        f"--rest_api_port={rest_port}",
-        "--model_name=mnist",
-        f"--model_base_path={models}",
-    ]
-    print(f"  $ {' '.join([SERVER.name, *options])}", flush=True)
-    if not SERVER.exists():
-        raise BrokenPromiseError(f"there is no {SERVER}; `make` installs it")
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen([str(SERVER), *options], stdout=log, stderr=log)
-    try:
-        yield server
-    finally:
-        stop(server)
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    """Ask it to end, and end it if it does not."""
-    server.send_signal(signal.SIGTERM)
-    try:
-        server.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        server.kill()
-        server.wait()
-        raise BrokenPromiseError(f"the server still ran {STOP_TIMEOUT_S} s after SIGTERM") from None
-
-
-def wait_until_available(
-    channel: grpc.Channel, server: subprocess.Popen[bytes], folder: Path
-) -> None:
-    """Wait until ModelService says that a version can be used."""
-    started = time.monotonic()
-    while (state := model_state(channel)) != "AVAILABLE":
-        if server.poll() is not None:
-            log = tail(folder / "server.log")
-            raise BrokenPromiseError(f"the server ended with status {server.returncode}:\n{log}")
-        if time.monotonic() - started > START_TIMEOUT_S:
-            log = tail(folder / "server.log")
-            raise BrokenPromiseError(
-                f"no model after {START_TIMEOUT_S} s, last state {state}:\n{log}"
-            )
-        time.sleep(0.05)
-    print(f"  version 1 is AVAILABLE {time.monotonic() - started:.1f} s after the start")
-
-
-def model_state(channel: grpc.Channel) -> str:
-    """The state of the newest version, or why there is no answer."""
-    from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
-
-    request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = "mnist"
-    stub = model_service_pb2_grpc.ModelServiceStub(channel)
-    try:
-        status = stub.GetModelStatus(request, timeout=1).model_version_status[0]
-    except grpc.RpcError as error:
-        return str(error.code().name)
-    return str(status.State.Name(status.state))
+        raise BrokenPromiseError(f"training failed:\n{last_words(folder / 'training.log')}")
 
 
 # --- asking ---------------------------------------------------------------------------------------
+
+
+def insist_on_version_1(server: Server, after_s: float) -> None:
+    """A server that has started has the version ready."""
+    (status,) = server.ask(MODEL)["model_version_status"]
+    if (status["version"], status["state"]) != ("1", "AVAILABLE"):
+        raise BrokenPromiseError(f"the server has started, and version 1 is not there: {status}")
+    print(f"  version 1 is AVAILABLE {after_s:.1f} s after the start")
 
 
 def classify(client: ModuleType, channel: grpc.Channel, tests: list[Any]) -> float:
@@ -189,33 +126,23 @@ def classify(client: ModuleType, channel: grpc.Channel, tests: list[Any]) -> flo
     return error_rate
 
 
-def ask_rest(url: str, tests: list[Any]) -> None:
+def ask_rest(server: Server, tests: list[Any]) -> None:
     """Predictions, status and metadata as JSON."""
     request = {
         "signature_name": "predict_images",
         "instances": [image.tolist() for image, _ in tests],
     }
-    predictions = fetch(f"{url}:predict", request)["predictions"]
+    predictions = server.ask(f"{MODEL}:predict", request)["predictions"]
     for scores, (_, label) in zip(predictions, tests, strict=True):
         seen, sure = scores.index(max(scores)), max(scores)
         print(f"  POST …:predict   a {label}, seen as a {seen} ({sure:.0%} sure)")
-    status = fetch(url)["model_version_status"]
+    status = server.ask(MODEL)["model_version_status"]
     print(f"  GET  …/mnist     {json.dumps(status)}")
-    metadata = fetch(f"{url}/metadata")
+    metadata = server.ask(f"{MODEL}/metadata")
     signatures = metadata["metadata"]["signature_def"]["signature_def"]
     for name in sorted(signatures):
         inputs, outputs = (", ".join(signatures[name][side]) for side in ("inputs", "outputs"))
         print(f"  GET  …/metadata  {name}: {inputs} → {outputs}")
-
-
-def fetch(url: str, body: dict[str, Any] | None = None) -> Any:
-    """The JSON that a GET, or a POST of ``body``, is answered with."""
-    content = None if body is None else json.dumps(body).encode()
-    try:
-        with urllib.request.urlopen(url, content, timeout=10) as response:  # noqa: S310 (ours)
-            return json.load(response)
-    except OSError as error:
-        raise BrokenPromiseError(f"{url}: {error}") from error
 
 
 def swap(
@@ -281,21 +208,6 @@ def import_client(folder: Path) -> ModuleType:
             os.dup2(terminal, 2)
             os.close(terminal)
     return client
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on right now, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    try:
-        return [listener.getsockname()[1] for listener in sockets]
-    finally:
-        for listener in sockets:
-            listener.close()
-
-
-def tail(log: Path) -> str:
-    """The last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])
 
 
 if __name__ == "__main__":

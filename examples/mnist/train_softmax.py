@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,10 +22,13 @@ from typing import Any, Final
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 import data
+from exporting import new_version
 
 BATCH_SIZE: Final = 50
 LEARNING_RATE: Final = 0.3
@@ -96,24 +98,20 @@ def batches(rows: int, count: int) -> Iterator[np.ndarray]:
 
 
 def export(session: Any, network: Network, export_dir: Path, version: int) -> None:
-    """Save beside ``export_dir``, then move into it in one step."""
-    target = export_dir / str(version)
-    unfinished = export_dir.parent / f".{export_dir.name}-{version}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    builder = tf.saved_model.builder.SavedModelBuilder(str(unfinished))
-    builder.add_meta_graph_and_variables(
-        session,
-        [tf.saved_model.SERVING],
-        signature_def_map={
-            "predict_images": predict_signature(network),
-            "serving_default": classify_signature(network),
-        },
-        main_op=tf.tables_initializer(),
-        strip_default_attrs=True,
-    )
-    builder.save()
-    export_dir.mkdir(parents=True, exist_ok=True)
-    unfinished.rename(target)
+    """Save the graph, its variables and its signatures, with what fills the lookup table."""
+    with new_version(export_dir, version) as folder:
+        builder = tf.saved_model.builder.SavedModelBuilder(str(folder))
+        builder.add_meta_graph_and_variables(
+            session,
+            [tf.saved_model.SERVING],
+            signature_def_map={
+                "predict_images": predict_signature(network),
+                "serving_default": classify_signature(network),
+            },
+            main_op=tf.tables_initializer(),
+            strip_default_attrs=True,
+        )
+        builder.save()
 
 
 def predict_signature(network: Network) -> Any:
