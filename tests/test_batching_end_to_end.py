@@ -102,7 +102,7 @@ def test_model_whose_rows_mix_is_never_shared(server: ServerProcess, stub):
     assert [answer for _, answer in answered] == [
         [value - sum(values) / len(values) for value in values] for values, _ in answered
     ]
-    assert "output 'y' of a row is another in a batch than alone" in server.wait_for(
+    assert "output 'y' of a row is another with other rows beside it" in server.wait_for(
         "Signature 'serving_default' of servable {name: centred version: 1} is not batched"
     )
 

@@ -10,6 +10,7 @@ from salver.metrics import (
     LATENCY_BOUNDS_US,
     MAX_CELLS,
     MAX_LABEL_LENGTH,
+    MAX_VERSIONS,
     OTHER,
     Counter,
     Gauge,
@@ -123,6 +124,41 @@ def test_a_peer_cannot_grow_a_metric_for_ever():
     assert len(values) == len(histogram.values()) == MAX_CELLS + 1
     assert values[OTHER, OTHER] == histogram.values()[OTHER,].count == 50
     assert values["model 0", "NOT_FOUND"] == 2
+
+
+def test_old_versions_of_a_model_are_counted_together():
+    """Its newest hundred have cells of their own; of the others no count is lost."""
+    loads = Counter("loads", "model_path", "status", by_path=True)
+    latency = Histogram("latency", "model_path", bounds=(1,), by_path=True)
+    loads.increment("/models/quiet/1", "success")
+
+    for version in range(MAX_VERSIONS + 3):
+        loads.increment(f"/models/m/{version}", "fail")
+        loads.increment(f"/models/m/{version}", "success", by=2)
+        latency.observe(5, f"/models/m/{version}")
+
+    values = loads.values()
+    assert (values[OTHER, "fail"], values[OTHER, "success"]) == (3, 6)
+    assert ("/models/m/2", "fail") not in values
+    assert values["/models/m/3", "success"] == 2
+    assert values["/models/quiet/1", "success"] == 1
+    assert len(values) == 2 * MAX_VERSIONS + 3
+    assert (latency.values()[OTHER,].counts, latency.values()[OTHER,].sum) == ((0, 3), 15.0)
+
+
+def test_a_model_that_changes_for_years_has_as_many_cells_as_one_that_changed_a_hundred_times():
+    """What is counted by path is bounded in every metric of a server."""
+    metrics = Metrics()
+
+    for version in range(3 * MAX_VERSIONS):
+        path = f"/models/m/{version}"
+        metrics.load_attempt_count.increment(path, "success")
+        metrics.load_latency.increment(path)
+        metrics.model_warmup_records_read.increment(path, "OK")
+        metrics.model_warmup_latency.observe(1, path, "OK")
+
+    by_path = [m for m in metrics.by_name().values() if "model_path" in m.label_names]
+    assert {len(metric.values()) for metric in by_path} == {MAX_VERSIONS + 1}
 
 
 def test_a_peer_cannot_store_long_labels():

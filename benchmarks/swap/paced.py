@@ -71,6 +71,12 @@ class Connection(Protocol):
     def in_flight(self) -> int:
         """Requests that wait for their answers."""
 
+    def dropped(self) -> list[float] | None:
+        """When those were due that the server, as it said, closes without answering.
+
+        None if it has not said that it closes.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -180,23 +186,24 @@ class _Line:
             if self._speaks.in_flight() >= MOST_IN_FLIGHT:
                 return now_s + PAUSE_S
             try:
-                self._send(tally, now_s)
+                tally.sent += 1
+                self._send([self._due_s], now_s)
             except OSError as error:
                 self._broke(tally, f"{self.kind.name}: {error!r}")
             self._due_s += self._step_s
         return self._due_s
 
-    def _send(self, tally: Tally, now_s: float) -> None:
-        tally.sent += 1
+    def _send(self, dues_s: Sequence[float], now_s: float) -> None:
         if not self._speaks.in_flight():
             self._heard_s = now_s
-        request = self._speaks.request(self._due_s)  # in flight from here, whatever goes wrong
+        # In flight from here, whatever goes wrong.
+        requests = b"".join([self._speaks.request(due_s) for due_s in dues_s])
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self.kind.port), 5)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.number = self._socket.fileno()
-            request = self._speaks.greeting() + request
-        self._socket.sendall(request)
+            requests = self._speaks.greeting() + requests
+        self._socket.sendall(requests)
 
     def receive(self, tally: Tally, paused_until_s: float) -> None:
         """Take what arrived, and look at the answers in it."""
@@ -212,8 +219,16 @@ class _Line:
                 self._note(tally, now_s - due_s, content, is_disturbed=due_s <= paused_until_s)
             if reply := self._speaks.reply():
                 self._socket.sendall(reply)
+            if (dropped := self._speaks.dropped()) is not None:
+                self._begin_anew(dropped, now_s)
         except OSError as error:
             self._broke(tally, f"{self.kind.name}: {error!r}")
+
+    def _begin_anew(self, dropped: Sequence[float], now_s: float) -> None:
+        """Go on without a connection that the server closes, and send again what it dropped."""
+        self.hang_up()
+        if dropped:
+            self._send(dropped, now_s)
 
     def _note(self, tally: Tally, took_s: float, content: bytes, *, is_disturbed: bool) -> None:
         tally.answered += 1
@@ -252,11 +267,13 @@ class Http1:
     """One request over HTTP/1.1 again and again; answers come in order."""
 
     _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+    _CLOSE = re.compile(rb"connection: *close", re.IGNORECASE)
 
     def __init__(self, request: bytes) -> None:
         self._request = request
         self._due_s: list[float] = []
         self._held = b""
+        self._is_closing = False
 
     def greeting(self) -> bytes:
         """HTTP/1.1 begins with a request."""
@@ -275,6 +292,7 @@ class Http1:
             rest = end + 4 + (int(length[1]) if length else 0)
             if len(self._held) < rest:
                 return
+            self._is_closing = self._CLOSE.search(self._held, 0, end) is not None
             status, _, _ = self._held.partition(b"\r\n")
             content = status + b"\n" + self._held[end + 4 : rest]
             self._held = self._held[rest:]
@@ -289,6 +307,10 @@ class Http1:
     def in_flight(self) -> int:
         """Requests that wait for their answers."""
         return len(self._due_s)
+
+    def dropped(self) -> list[float] | None:
+        """What follows an answer with ``Connection: close`` on its connection goes unanswered."""
+        return self._due_s if self._is_closing else None
 
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -373,6 +395,9 @@ class Grpc:
     def in_flight(self) -> int:
         """Calls that wait for their answers."""
         return len(self._due_s)
+
+    def dropped(self) -> None:
+        """A server that means to leave says GOAWAY, which is not met here."""
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:

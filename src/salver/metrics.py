@@ -4,12 +4,14 @@ Any thread may count, many at a time: an update takes one short lock, costs well
 microsecond and is never lost.
 What is counted by name can be named by a peer, so a metric has a bounded number of cells and a
 label a bounded length; what goes beyond them is still counted, under ``other``.
+So are the oldest versions of a model that has had many.
 Names are TensorFlow's where it has the metric; how a page spells them is the page's business.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -23,8 +25,28 @@ MAX_CELLS: Final = 10_000
 MAX_LABEL_LENGTH: Final = 256
 """Characters of a label value that are kept."""
 
+MAX_VERSIONS: Final = 100
+"""Versions of one model, the newest, that a metric by path keeps apart."""
+
 OTHER: Final = "other"
 """The value of every label of the cell that takes what found no room."""
+
+
+class _Paths:
+    """The versions that have cells of their own in a metric whose first label is their path."""
+
+    def __init__(self) -> None:
+        # By the folder they lie in, which is a model's; in the order in which they were met.
+        self._folders: dict[str, OrderedDict[str, list[Labels]]] = {}
+
+    def add(self, labels: Labels) -> Sequence[Labels]:
+        """Note a new cell; those of the version that has to go for it."""
+        folder, slash, _ = labels[0].rpartition("/")
+        if not slash:
+            return ()
+        versions = self._folders.setdefault(folder, OrderedDict())
+        versions.setdefault(labels[0], []).append(labels)
+        return versions.popitem(last=False)[1] if len(versions) > MAX_VERSIONS else ()
 
 
 class Metric:
@@ -32,14 +54,19 @@ class Metric:
 
     ``lock`` guards the cells.  Metrics that are updated together share one, so that whoever holds
     their cells can update them all under it at once.
+    With ``by_path``, the first label is the path of a version: of many versions of one model the
+    oldest are counted together.  No cell of such a metric may be held on to.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, name: str, *label_names: str, lock: Lock | None = None) -> None:
+    def __init__(
+        self, name: str, *label_names: str, lock: Lock | None = None, by_path: bool = False
+    ) -> None:
         self.name = name
         self.label_names = label_names
         self.lock = lock or Lock()
+        self._paths = _Paths() if by_path else None
 
     def _admitted(self, labels: Labels, known: int) -> Labels:
         """The cell that ``labels``, not met before as they are, belong to."""
@@ -49,14 +76,20 @@ class Metric:
             return (OTHER,) * len(labels)
         return tuple(label[:MAX_LABEL_LENGTH] for label in labels)
 
+    def _outdated(self, labels: Labels) -> Sequence[Labels]:
+        """The cells that are to be counted together, now that there is a new one."""
+        return () if self._paths is None else self._paths.add(labels)
+
 
 class Counter(Metric):
     """A number that only grows."""
 
     kind = "counter"
 
-    def __init__(self, name: str, *label_names: str, lock: Lock | None = None) -> None:
-        super().__init__(name, *label_names, lock=lock)
+    def __init__(
+        self, name: str, *label_names: str, lock: Lock | None = None, by_path: bool = False
+    ) -> None:
+        super().__init__(name, *label_names, lock=lock, by_path=by_path)
         self._cells: dict[Labels, CounterCell] = {}
 
     def increment(self, *labels: str, by: int = 1) -> None:
@@ -77,7 +110,11 @@ class Counter(Metric):
 
     def _new_cell(self, labels: Labels) -> CounterCell:
         labels = self._admitted(labels, len(self._cells))
-        return self._cells.setdefault(labels, CounterCell())
+        cell = self._cells.setdefault(labels, CounterCell())
+        for old in self._outdated(labels):
+            together = self._cells.setdefault((OTHER, *old[1:]), CounterCell())
+            together.value += self._cells.pop(old).value
+        return cell
 
 
 class CounterCell:
@@ -134,9 +171,14 @@ class Histogram(Metric):
     kind = "histogram"
 
     def __init__(
-        self, name: str, *label_names: str, bounds: Sequence[float], lock: Lock | None = None
+        self,
+        name: str,
+        *label_names: str,
+        bounds: Sequence[float],
+        lock: Lock | None = None,
+        by_path: bool = False,
     ) -> None:
-        super().__init__(name, *label_names, lock=lock)
+        super().__init__(name, *label_names, lock=lock, by_path=by_path)
         self.bounds = tuple(bounds)
         self._cells: dict[Labels, HistogramCell] = {}
 
@@ -161,7 +203,11 @@ class Histogram(Metric):
 
     def _new_cell(self, labels: Labels) -> HistogramCell:
         labels = self._admitted(labels, len(self._cells))
-        return self._cells.setdefault(labels, HistogramCell(self.bounds))
+        cell = self._cells.setdefault(labels, HistogramCell(self.bounds))
+        for old in self._outdated(labels):
+            together = self._cells.setdefault((OTHER, *old[1:]), HistogramCell(self.bounds))
+            together.take(self._cells.pop(old))
+        return cell
 
 
 class HistogramCell:
@@ -174,10 +220,15 @@ class HistogramCell:
         self.counts = [0] * (len(bounds) + 1)
         self.sum = 0.0
 
-    def add(self, value: float, *, times: int = 1) -> None:
-        """Count a value so many times; the metric's ``lock`` is held."""
-        self.counts[bisect_right(self._bounds, value)] += times
-        self.sum += value * times
+    def add(self, value: float) -> None:
+        """Count a value; the metric's ``lock`` is held."""
+        self.counts[bisect_right(self._bounds, value)] += 1
+        self.sum += value
+
+    def take(self, other: HistogramCell) -> None:
+        """Count what another cell of the same bounds has counted; ``lock`` is held."""
+        self.counts = [a + b for a, b in zip(self.counts, other.counts, strict=True)]
+        self.sum += other.sum
 
 
 def growing_bounds(first: float, factor: float, count: int) -> tuple[float, ...]:
@@ -192,6 +243,11 @@ LATENCY_BOUNDS_US: Final = growing_bounds(10, 1.8, 33)
 """Ten microseconds to twenty-four minutes; dashboards name these very bounds."""
 
 EXAMPLE_COUNT_BOUNDS: Final = growing_bounds(1, 2, 15)
+
+QUEUING_BOUNDS_US: Final = growing_bounds(100, 1.2, 52)
+"""A tenth of a millisecond to a second."""
+
+BATCH_SIZE_BOUNDS: Final = growing_bounds(1, 2, 14)
 
 LAG_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -230,10 +286,14 @@ class Metrics:
         )
 
         self.model_warmup_latency = Histogram(
-            f"{serving}/model_warmup_latency", "model_path", "status", bounds=LATENCY_BOUNDS_US
+            f"{serving}/model_warmup_latency",
+            "model_path",
+            "status",
+            bounds=LATENCY_BOUNDS_US,
+            by_path=True,
         )
         self.model_warmup_records_read = Counter(
-            f"{serving}/model_warmup_records_read", "model_path", "status"
+            f"{serving}/model_warmup_records_read", "model_path", "status", by_path=True
         )
 
         self.graph_runs = Counter(f"{core}/graph_runs", lock=calls)
@@ -242,9 +302,22 @@ class Metrics:
         self.graph_build_time_usecs = Counter(f"{core}/graph_build_time_usecs")
 
         self.load_attempt_count = Counter(
-            f"{saved_model}/load_attempt_count", "model_path", "status"
+            f"{saved_model}/load_attempt_count", "model_path", "status", by_path=True
         )
-        self.load_latency = Counter(f"{saved_model}/load_latency", "model_path")
+        self.load_latency = Counter(f"{saved_model}/load_latency", "model_path", by_path=True)
+
+        session = f"{serving}/batching_session"
+        self.batch_queuing_latency = Histogram(
+            f"{session}/queuing_latency", "thread_pool_name", bounds=QUEUING_BOUNDS_US
+        )
+        self.batch_wrapped_run_count = Counter(f"{session}/wrapped_run_count")
+        self.batch_padding_size = Histogram(
+            f"{session}/padding_size", "execution_batch_size", bounds=BATCH_SIZE_BOUNDS
+        )
+        self.batch_input_size = Histogram(f"{session}/input_batch_size", bounds=BATCH_SIZE_BOUNDS)
+        self.batch_processed_size = Histogram(
+            f"{session}/processed_batch_size", bounds=BATCH_SIZE_BOUNDS
+        )
 
         # Salver's own: what TensorFlow Serving does not tell.
         self.event_loop_lag = Histogram("salver_event_loop_lag_seconds", bounds=LAG_BOUNDS_S)

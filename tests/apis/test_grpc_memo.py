@@ -66,6 +66,16 @@ def test_other_numbers_are_read_as_protobuf_reads_them(data, kinds, encode):
         assert same(array, parsed.inputs[alias])
 
 
+def test_what_is_known_of_one_model_is_listed_apart():
+    """A model's own messages, and no other's."""
+    memo = PredictMemo()
+    ours = learned(memo, request({"x": np.array([1.5], np.float32)}, name="mine"))
+    learned(memo, request({"x": np.array([1.5], np.float32)}, name="another"))
+
+    assert memo.of_model("mine") == [ours]
+    assert memo.of_model("nobody") == []
+
+
 @given(st.data(), hnp.arrays(np.float32, SHAPES))
 def test_a_change_outside_the_numbers_is_never_taken_for_the_same(data, array):
     """One octet that differs elsewhere, and the message is not known."""

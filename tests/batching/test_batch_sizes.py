@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from salver.batching.sizes import FORGETS_AFTER, HERE_BELOW_S, MAX_ROWS, SLOW_ABOVE_S, BatchSizes
+from salver.batching.sizes import (
+    CLOSE_LOOKS,
+    FORGETS_AFTER,
+    HERE_BELOW_S,
+    MAX_ROWS,
+    SLOW_ABOVE_S,
+    SLOW_LOOKS,
+    TRIES,
+    BatchSizes,
+)
 
 QUICK_S, SLOW_S = HERE_BELOW_S / 4, SLOW_ABOVE_S * 2
 
 
 def climb(sizes: BatchSizes, *row_s: float) -> None:
-    """Batches of 1, 2, 4 … rows, each row of which took so long."""
+    """Batches of 1, 2, 4 … rows, each row of which took so long, as often as counts."""
     for power, each_s in enumerate(row_s):
         rows = 1 << power
-        sizes.took_there(rows, rows * each_s, rows * each_s)
+        for _ in range(TRIES):
+            sizes.took_there(rows, rows * each_s, rows * each_s)
 
 
 def test_nothing_runs_on_the_loop_before_it_was_measured():
@@ -51,30 +61,45 @@ def test_what_fits_the_loop_has_an_end():
     assert sizes.here_rows == MAX_ROWS
 
 
-def test_a_slow_batch_on_the_loop_makes_room_for_half_of_it():
-    """Once is enough: nobody shall wait twice."""
+def test_a_batch_that_took_long_is_a_reason_to_look_closely():
+    """The machine may have done something else meanwhile: nothing is lost yet."""
     sizes = BatchSizes()
     sizes.took_here(8, QUICK_S)
     sizes.took_here(16, SLOW_S)
 
-    assert sizes.here_rows == 8
+    assert (sizes.here_rows, sizes.close_looks_left) == (16, CLOSE_LOOKS)
 
 
-def test_a_row_that_was_slow_alone_leaves_the_loop():
+def test_close_looks_come_to_an_end():
+    """They cost a little themselves."""
+    sizes = BatchSizes()
+    sizes.took_here(8, SLOW_S)
+    for _ in range(CLOSE_LOOKS):
+        sizes.cost_here(8, QUICK_S)
+
+    assert sizes.close_looks_left == 0
+
+
+def test_batches_that_cost_much_make_room_for_half_of_them():
+    """Twice is no accident."""
+    sizes = BatchSizes()
+    sizes.took_here(16, QUICK_S)
+    sizes.took_here(16, SLOW_S)
+    for _ in range(SLOW_LOOKS):
+        sizes.cost_here(16, SLOW_S)
+
+    assert (sizes.here_rows, sizes.close_looks_left) == (8, 0)
+
+
+def test_a_row_that_costs_much_leaves_the_loop():
     """Half of one row is none."""
     sizes = BatchSizes()
+    sizes.took_here(1, QUICK_S)
     sizes.took_here(1, SLOW_S)
+    for _ in range(SLOW_LOOKS):
+        sizes.cost_here(1, SLOW_S)
 
     assert sizes.here_rows == 0
-
-
-def test_an_interruption_is_forgiven_by_the_next_batch():
-    """A thread tells what it costs in truth."""
-    sizes = BatchSizes()
-    sizes.took_here(1, SLOW_S)
-    sizes.took_there(32, took_s=SLOW_S, cost_s=QUICK_S)
-
-    assert sizes.here_rows == 32
 
 
 def test_sizes_are_climbed_for_as_long_as_a_row_gets_cheaper():
@@ -113,8 +138,17 @@ def test_a_size_that_did_not_pay_is_tried_again_in_time():
     """It may have been the machine's fault."""
     sizes = BatchSizes()
     climb(sizes, 1.0, 1.0)
-    for _ in range(FORGETS_AFTER - 2):
+    for _ in range(FORGETS_AFTER - 2 * TRIES):
         sizes.took_there(1, 1.0, 1.0)
+
+    assert sizes.there_rows() == 3
+
+
+def test_one_interrupted_try_decides_nothing():
+    """A size is judged by two at least."""
+    sizes = BatchSizes()
+    climb(sizes, 1.0)
+    sizes.took_there(2, 1000.0, 1000.0)
 
     assert sizes.there_rows() == 3
 

@@ -98,10 +98,10 @@ def test_a_failed_start_is_told_with_its_status(capsys):
 
 def test_options_without_effect_are_warned_of_in_one_line(caplog):
     """Options that were given and do nothing yet are named together."""
-    run("--enable_batching", "--port=1", "--enable_profiler=false")
+    run("--mixed_precision=bfloat16", "--port=1", "--enable_profiler=false")
 
     assert caplog.messages == [
-        "Options accepted that have no effect yet: --enable_batching, --enable_profiler"
+        "Options accepted that have no effect yet: --mixed_precision, --enable_profiler"
     ]
 
 

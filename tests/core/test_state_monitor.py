@@ -16,9 +16,11 @@ START, LOADING, AVAILABLE, UNLOADING, END = ManagerState
 class Told:
     """A monitor, and the bus that tells it."""
 
-    def __init__(self, *, max_ended: int = 100) -> None:
+    def __init__(self, *, max_ended: int = 100, max_ended_of_one: int = 100) -> None:
         self.bus: EventBus[ServableState] = EventBus()
-        self.monitor = ServableStateMonitor(self.bus, max_ended=max_ended)
+        self.monitor = ServableStateMonitor(
+            self.bus, max_ended=max_ended, max_ended_of_one=max_ended_of_one
+        )
 
     def tell(self, name: str, version: int, state: ManagerState) -> None:
         self.bus.publish(ServableState(ServableId(name, version), state))
@@ -67,6 +69,30 @@ def test_of_very_many_ended_versions_the_oldest_are_forgotten():
 
     assert list(told.monitor.versions("m")) == [9, 3, 2]
     assert told.monitor.names() == ["m"]
+
+
+def test_of_one_servable_fewer_ended_versions_are_remembered():
+    """A model that changes every minute pushes out its own past, and nobody else's."""
+    told = Told(max_ended_of_one=2)
+    told.tell("quiet", 1, END)
+    told.tell("m", 9, AVAILABLE)
+    for version in (1, 2, 3, 4):
+        told.tell("m", version, AVAILABLE)
+        told.tell("m", version, END)
+
+    assert list(told.monitor.versions("m")) == [9, 4, 3]
+    assert list(told.monitor.versions("quiet")) == [1]
+
+
+def test_a_version_that_ends_again_is_forgotten_by_its_last_end():
+    """What counts is when it ended last, and it counts once."""
+    told = Told(max_ended_of_one=2)
+    told.tell("m", 1, END)
+    told.tell("m", 2, END)
+    told.tell("m", 1, END)
+    told.tell("m", 3, END)
+
+    assert list(told.monitor.versions("m")) == [3, 1]
 
 
 def test_a_version_that_comes_back_is_not_ended_any_more():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from fakes import FakeClock, FakeModel, StepExecutor, SteppedLoop, half_plus
 from salver.batching.sameness import Verdict
 from salver.core.servable_id import ServableId
 from salver.core.serving_map import ServableHandle, ServingMap
-from salver.errors import InvalidArgument, ResourceExhausted, ServingError
+from salver.errors import DeadlineExceeded, InvalidArgument, ResourceExhausted, ServingError
 from salver.metrics import Metrics
 from salver.model_server import batch_queues
 from salver.model_server.batch_queues import CROWD_GAP_S, BatchQueue, BatchQueues, Task
@@ -40,16 +42,43 @@ class Verdicts:
 class Rows(Task[list[float]]):
     """A call whose answer is its rows of the output."""
 
+    withdrawals = 0
+
     def written(self, version: int, outputs: list[np.ndarray]) -> list[float]:
-        if self.timeout_s == 666.0:
+        if self.nbytes == UNWRITABLE:
             raise InvalidArgument("the answer cannot be written")
-        if self.timeout_s == 999.0:
+        if self.nbytes == BROKEN:
             raise ZeroDivisionError
         return outputs[0].tolist()
 
-    def failed(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
+        if self.nbytes == DEAF:
+            raise ZeroDivisionError
         if self.taker is not None:
             self.taker.fail(error)
+
+    def withdraw(self) -> None:
+        Rows.withdrawals += 1
+
+
+UNWRITABLE, BROKEN, DEAF = 666, 999, 777
+"""Sizes of calls that something is wrong with."""
+
+
+class SteppedPool(StepExecutor):
+    """A pool without threads whose jobs' futures hear of their ends."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except Exception as error:  # noqa: BLE001 -- the future's
+                future.set_exception(error)
+
+        self.jobs.append(run)
+        return future
 
 
 class Client:
@@ -74,10 +103,11 @@ class House:
         *,
         verdict: Verdict | None = BATCHABLE,
         run_s: float = 1e-6,
+        places: int = 1,
     ) -> None:
         self.clock = FakeClock()
         self.loop = SteppedLoop()
-        self.pool = StepExecutor()
+        self.pool = SteppedPool()
         self.model = model or half_plus(2.0, on_run=lambda: self.clock.advance(self.run_s))
         self.run_s = run_s
         self.metrics = Metrics()
@@ -90,9 +120,10 @@ class House:
             self.pool,
             clock=self.clock,
             thread_clock=lambda: ThreadTime(self.clock.now_s, 0),
+            threads_per_lane=places,
         )
         verdicts = Verdicts() if verdict is None else Verdicts(serving_default=verdict)
-        self.queues = BatchQueues(verdicts, placement, self.loop, clock=self.clock)
+        self.queues = BatchQueues(verdicts, placement, self.loop, self.metrics, clock=self.clock)
 
     def handle(self) -> ServableHandle[Servable]:
         return self.serving.latest("m")
@@ -106,12 +137,21 @@ class House:
         assert queue is not None
         return queue
 
-    def ask(self, *values: float, timeout_s: float | None = None) -> Client:
+    def task(
+        self, *values: float, timeout_s: float | None = None, nbytes: int | None = None
+    ) -> Rows:
         rows = np.array(values, np.float32)
-        task = Rows(
-            self.handle(), [rows.tobytes()], len(rows), rows.nbytes, timeout_s, self.recorder, 0.0
+        size = rows.nbytes if nbytes is None else nbytes
+        now_s = self.clock()
+        return Rows(
+            self.handle(), [rows.tobytes()], len(rows), size, timeout_s, self.recorder, now_s
         )
+
+    def ask(
+        self, *values: float, timeout_s: float | None = None, nbytes: int | None = None
+    ) -> Client:
         client = Client()
+        task = self.task(*values, timeout_s=timeout_s, nbytes=nbytes)
         self.queue().add(task).taker = client
         return client
 
@@ -240,7 +280,7 @@ def test_output_without_the_batchs_rows_is_run_again_one_by_one():
 def test_who_does_not_wait_any_more_is_left_out(house: House):
     """A cancelled call costs the model nothing."""
     house.warmed()
-    gone = house.queue().add(Rows(house.handle(), [b"\0\0\0\0"], 1, 4, None, house.recorder, 0.0))
+    gone = house.queue().add(house.task(0.0))
     gone.taker = Client()
     staying = house.ask(2.0)
     gone.taker = None
@@ -253,7 +293,7 @@ def test_who_does_not_wait_any_more_is_left_out(house: House):
 def test_who_leaves_during_the_run_is_not_told():
     """And takes nobody else's rows with him."""
     house = House(run_s=0.1).warmed()
-    task = house.queue().add(Rows(house.handle(), [b"\0\0\0\0"], 1, 4, None, house.recorder, 0.0))
+    task = house.queue().add(house.task(0.0))
     leaver = task.taker = Client()
     staying = house.ask(2.0)
     house.loop.step()
@@ -263,11 +303,11 @@ def test_who_leaves_during_the_run_is_not_told():
     assert (leaver.told, staying.told) == ([], [[3.0]])
 
 
-@pytest.mark.parametrize("fault", [666.0, 999.0], ids=["refusal", "bug"])
-def test_answer_that_cannot_be_written_is_one_clients_trouble(house: House, fault: float):
+@pytest.mark.parametrize("fault", [UNWRITABLE, BROKEN], ids=["refusal", "bug"])
+def test_answer_that_cannot_be_written_is_one_clients_trouble(house: House, fault: int):
     """The others' are handed over all the same."""
     house.warmed()
-    before, broken, after = house.ask(0.0), house.ask(2.0, timeout_s=fault), house.ask(4.0)
+    before, broken, after = house.ask(0.0), house.ask(2.0, nbytes=fault), house.ask(4.0)
     house.loop.step()
 
     assert (before.told, after.told) == ([[2.0]], [[4.0]])
@@ -288,6 +328,25 @@ def test_bug_in_a_run_is_told_to_everybody():
     house.run_threads()
     after = house.ask(4.0)
     house.run_threads()
+
+    assert [len(client.told) for client in clients] == [1, 1]
+    assert after.told == [[4.0]]
+
+
+def test_bug_in_a_run_on_the_loop_is_told_to_everybody():
+    """Nobody is left waiting, and the loop goes on."""
+    faults: list[Exception] = []
+
+    def run_with_a_bug() -> None:
+        if faults:
+            raise faults.pop()
+
+    house = House(half_plus(2.0, on_run=run_with_a_bug)).warmed()
+    faults.append(ZeroDivisionError())
+    clients = [house.ask(0.0), house.ask(2.0)]
+    house.loop.step()
+    after = house.ask(4.0)
+    house.loop.step()
 
     assert [len(client.told) for client in clients] == [1, 1]
     assert after.told == [[4.0]]
@@ -317,15 +376,18 @@ def test_call_of_unknown_cost_does_not_run_at_once(house: House):
     assert not house.queue().runs_alone(1, house.clock())
 
 
-def test_call_that_was_slow_at_once_is_not_run_at_once_again(house: House):
-    """Until a thread has told what it costs in truth."""
-    queue = house.warmed().queue()
-    queue.ran_alone(1, 1.0, 1.0)
-    at_once = queue.runs_alone(1, 2.0)
+def test_slow_call_is_looked_at_closely_before_it_leaves_the_loop(house: House):
+    """By its cost, in the queue; two that cost too much go to a thread."""
+    house.warmed().run_s = 1.0
+    house.queue().ran_alone(1, 1.0, 1.0)
+    at_once = house.queue().runs_alone(1, 2.0)
+    for _ in range(2):
+        house.ask(0.0)
+        house.loop.step()
     house.ask(0.0)
-    house.run_threads()
+    house.loop.step()
 
-    assert (at_once, queue.runs_alone(1, 3.0)) == (False, True)
+    assert (at_once, len(house.batches), len(house.pool.jobs)) == (False, 2, 1)
 
 
 def test_call_after_a_crowd_does_not_come_alone(house: House):
@@ -347,7 +409,7 @@ def test_queue_has_an_end(house: House, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(batch_queues, "MAX_WAITING", 2)
     house.ask(0.0), house.ask(0.0)
 
-    with pytest.raises(ResourceExhausted, match="2 requests with 8 bytes wait for"):
+    with pytest.raises(ResourceExhausted, match=r"2 requests wait for .* 8 bytes in all queues"):
         house.ask(0.0)
 
 
@@ -398,6 +460,125 @@ def test_batch_with_a_client_without_a_deadline_has_none(house: House):
     house.run_threads()
 
     assert [timeout_s for _, _, timeout_s in house.model.runs] == [None]
+
+
+def test_fault_in_telling_one_leaves_the_others_and_the_queue_alone():
+    """However wrong it goes."""
+    faults: list[Exception] = [ZeroDivisionError()]
+
+    def run_with_a_bug() -> None:
+        if faults:
+            raise faults.pop()
+
+    house = House(half_plus(2.0, on_run=run_with_a_bug))
+    house.ask(0.0, nbytes=DEAF)
+    other = house.ask(2.0)
+    house.run_threads()
+    after = house.ask(4.0)
+    house.run_threads()
+
+    assert [len(other.told), after.told] == [1, [[4.0]]]
+
+
+def test_batch_that_runs_out_of_time_is_not_run_again():
+    """Nobody would wait for it."""
+    late = DeadlineExceeded("out of time")
+    house = House(half_plus(0.0, errors=[late]))
+    clients = [house.ask(0.0, timeout_s=1.0) for _ in range(2)]
+    house.run_threads()
+
+    assert [client.told for client in clients] == [[late]] * 2
+    assert len(house.batches) == 1
+
+
+def test_each_has_what_is_left_of_its_time():
+    """It began with the call, not with the run."""
+    house = House(half_plus(0.0, errors=[InvalidArgument("together")]))
+    house.ask(0.0, timeout_s=3.0), house.ask(0.0, timeout_s=1.0)
+    house.clock.advance(2.0)
+    house.run_threads()
+
+    assert [timeout_s for _, _, timeout_s in house.model.runs] == [1.0, 1.0]
+
+
+def test_bad_row_on_the_loop_has_the_others_run_on_a_thread(house: House):
+    """One by one they would keep everybody else waiting."""
+
+    def picky(feeds: Mapping[str, np.ndarray], _fetch: str) -> np.ndarray:
+        if (feeds["x:0"] < 0).any():
+            raise InvalidArgument("negative")
+        return feeds["x:0"]
+
+    house = House(FakeModel(half_plus(0.0).signatures, picky)).warmed()
+    house.ask(1.0), house.ask(-1.0)
+    house.loop.step()
+
+    assert (len(house.batches), len(house.pool.jobs)) == (1, 1)
+
+
+def test_failures_say_nothing_about_what_a_batch_costs():
+    """A thousand rows that are refused at once are no sign that a thousand fit the loop."""
+    house = House(half_plus(0.0, errors=[InvalidArgument("too many")]))
+    house.ask(*[0.0] * 1000)
+    house.run_threads()
+    house.ask(0.0, 0.0)
+    house.loop.step()
+
+    assert len(house.pool.jobs) == 1
+
+
+def test_call_without_rows_is_as_slow_as_any_other(house: House):
+    """Its graph runs all the same."""
+    house.ask()
+    house.loop.step()
+
+    assert (house.queue().runs_alone(0, 1e9), len(house.pool.jobs)) == (False, 1)
+
+
+def test_many_batches_run_side_by_side_where_large_ones_do_not_pay():
+    """As many as the model has places, so batching costs it nothing."""
+
+    def slow(feeds: Mapping[str, np.ndarray], _fetch: str) -> np.ndarray:
+        house.clock.advance(0.1 * len(feeds["x:0"]))
+        return feeds["x:0"]
+
+    house = House(FakeModel(half_plus(0.0).signatures, slow), places=3)
+    for _ in range(6):
+        house.ask(0.0)
+        house.run_threads()
+    for _ in range(2):
+        house.ask(0.0), house.ask(0.0)
+        house.run_threads()
+    for _ in range(8):
+        house.ask(0.0)
+    house.loop.step()
+
+    assert len(house.pool.jobs) == 3
+
+
+def test_queues_of_one_model_share_its_places():
+    """Whoever makes up shapes gets no more threads than others."""
+    house = House(places=1)
+    for size in range(1, 6):
+        queue = house.queue_for(x=np.zeros((1, size), np.float32))
+        assert queue is not None
+        octets = bytes(4 * size)
+        queue.add(Rows(house.handle(), [octets], 1, 4, None, house.recorder, 0.0)).taker = Client()
+    house.loop.step()
+
+    assert len(house.pool.jobs) == 1
+
+
+def test_those_who_left_make_room_for_others(house: House, monkeypatch: pytest.MonkeyPatch):
+    """A queue is not full of nobody."""
+    monkeypatch.setattr(batch_queues, "MAX_WAITING", 2)
+    gone = [house.queue().add(house.task(0.0)) for _ in range(2)]
+    for each in gone:
+        each.taker = None
+    client = house.ask(2.0)
+    house.run_threads()
+
+    assert (client.told, house.batches) == ([[3.0]], [[2.0]])
 
 
 def test_every_call_counts_and_the_run_once(house: House):
@@ -461,6 +642,24 @@ def test_queues_are_bounded(house: House, monkeypatch: pytest.MonkeyPatch):
     assert all(queue is not None for queue in queues)
 
 
+def test_nothing_holds_on_to_a_version_that_has_ended():
+    """Its queues go with it, and what it holds is free; those of other versions stay."""
+    house = House()
+    house.ask(1.0)
+    house.run_threads()
+    model = weakref.ref(house.model)
+    house.serving.insert(ServableId("m", 2), half_plus(3.0))
+    kept = house.queue()
+    house.serving.remove(house.id, lambda: None)
+    del house.model
+
+    house.queues.forget(house.id)
+    gc.collect()
+
+    assert model() is None
+    assert house.queue() is kept
+
+
 @given(
     st.lists(
         st.tuples(
@@ -486,8 +685,7 @@ def test_every_call_gets_one_answer_and_its_own(plan: Sequence[tuple[int, str]])
         if step in ("ask", "leave"):
             values = [float(count + row) for row in range(rows)]
             count += rows
-            octets = np.array(values, np.float32).tobytes()
-            task = Rows(house.handle(), [octets], rows, len(octets), None, house.recorder, 0.0)
+            task = house.task(*values)
             client = Client()
             house.queue().add(task).taker = client
             if step == "leave":

@@ -201,7 +201,7 @@ def test_a_platform_file_says_what_holds_and_what_does_not():
         (
             (
                 "enable_large_batch_splitting { value: true } max_batch_size { value: 64 } "
-                "max_execution_batch_size { value: 8 } allowed_batch_sizes: 8"
+                "max_execution_batch_size { value: 8 } allowed_batch_sizes: [8, 64]"
             ),
             "",
         ),
@@ -213,6 +213,28 @@ def test_batching_parameters_are_checked_by_tensorflow_servings_rules(text: str,
 
     errors = [finding.text for finding in report.findings if finding.level.value == "error"]
     assert errors == ([complaint] if complaint else [])
+    assert report.honoured[0].startswith("with --enable_batching: ")
+
+
+def test_a_platform_file_says_that_models_are_batched_and_what_keeps_them_from_loading():
+    """With the place of the field."""
+    report = checked(
+        'platform_configs { key: "tensorflow" value { source_adapter_config {\n'
+        f"  [type.googleapis.com/{ADAPTER}] {{ legacy_config {{\n"
+        "    batching_parameters {\n"
+        "      max_enqueued_batches { value: 0 } } }\n"
+        "} } } }\n"
+    )
+
+    assert list(report.honoured) == [
+        "tensorflow: tags serve; warm-up off; session config: none; batched"
+    ]
+    assert told(report) == [
+        (
+            "4:7: error: batching_parameters.max_enqueued_batches keeps every model from loading: "
+            "max_enqueued_batches must be positive; was 0"
+        )
+    ]
 
 
 def test_a_monitoring_file_says_where_the_page_is():

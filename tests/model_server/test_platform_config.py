@@ -220,3 +220,32 @@ def fields(descriptor: object, prefix: str = "", depth: int = 0) -> dict[str, in
         if field.message_type is not None and depth < 8:
             found |= fields(field.message_type, name, depth + 1)
     return found
+
+
+def test_batching_is_taken_from_the_file_and_not_from_the_flags(tmp_path: Path):
+    """Its parameters turn it on; that each version has its own needs them, too."""
+    batched = read(
+        tmp_path,
+        "batching_parameters { num_batch_threads { value: 3 } } "
+        "enable_per_model_batching_params: true",
+    )
+    plain = read(tmp_path, "enable_per_model_batching_params: true")
+
+    assert batched.batching is not None
+    assert batched.batching.num_threads == 3
+    assert batched.batching.by_version
+    assert batched.remarks == ()
+    assert plain.batching is None
+    assert [remark.text for remark in plain.remarks] == [
+        "enable_per_model_batching_params has no effect: batching_parameters are not set"
+    ]
+
+
+def test_batching_parameters_that_are_wrong_fail_every_load(tmp_path: Path):
+    """In TensorFlow Serving's words; without a thread nothing starts."""
+    refusal = read(tmp_path, "batching_parameters { allowed_batch_sizes: 3 }").refusal
+
+    assert refusal is not None
+    assert refusal.message.endswith("last entry was 3; expected 1000")
+    with pytest.raises(InvalidArgument, match="num_batch_threads must be positive; was 0"):
+        read(tmp_path, "batching_parameters { num_batch_threads { } }")

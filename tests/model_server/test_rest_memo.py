@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 
@@ -358,6 +360,23 @@ def test_memory_has_an_end(door: Door):
     door.ask(INSTANCES)
 
     assert (forgotten, servable.short_runs) == (0, 1)
+
+
+def test_nothing_holds_on_to_a_version_that_has_ended(door: Door):
+    """Whoever does not ask again keeps no version in memory; another target is not forgotten."""
+    door.core.labels["stable"] = 1
+    gone, stays = weakref.ref(door.load(1, Halving())), door.load(2, Halving())
+    for target in (STABLE, PREDICT):
+        door.ask(INSTANCES, target)
+        door.ask(INSTANCES, target)
+    door.unload(1)
+
+    door.api.forget(ServableId(MODEL, 1))
+    gc.collect()
+    door.ask(INSTANCES)
+
+    assert gone() is None
+    assert stays.short_runs == 2
 
 
 def test_signatures_are_remembered_up_to_a_point(door: Door):

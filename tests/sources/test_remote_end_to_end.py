@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,3 +152,25 @@ def test_models_are_served_from_a_web_server(shelf: Shelf, tmp_path: Path):
         server.wait_until_started()
 
         assert answer(server) == [3.0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another process is limited as Linux allows it")
+def test_disk_that_takes_no_more_keeps_the_old_version_and_is_recovered_from(
+    s3: S3Server, shelf: Shelf, tmp_path: Path
+):
+    """A copy that cannot be written is the new version's trouble; with room again it is served."""
+    s3.put_tree("models/m/1", shelf.version("half_plus_two"))
+    with serving(s3, tmp_path) as server:
+        server.wait_for(LOADED.format(1))
+        unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (100, unlimited[1]))
+
+        s3.put_tree("models/m/2", shelf.version("half_plus_three"))
+        line = server.wait_for("File too large")
+        while_full = answer(server)
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
+        server.wait_for(LOADED.format(2))
+
+        assert while_full == [3.0]
+        assert "Version 2 of servable m cannot be copied" in line
+        assert answer(server) == [4.0]

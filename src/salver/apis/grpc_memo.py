@@ -154,6 +154,10 @@ class PredictMemo(Generic[PlanT]):
         known = self._known.get(len(data))
         return known if known is not None and known.fits(data) else None
 
+    def of_model(self, name: str) -> list[KnownPredict[PlanT]]:
+        """What is known of messages to a model."""
+        return [known for known in self._known.values() if known.spec.name == name]
+
     def learn(
         self, data: bytes, spec: ModelSpec, request: PredictRequest
     ) -> KnownPredict[PlanT] | None:

@@ -1,13 +1,14 @@
 """What became of every version: the memory behind status calls and behind waiting for a start.
 
 Written by the event bus on the manager's thread, read and waited on from any other.
-A version that ended stays listed, as in TensorFlow Serving; only the oldest of very many are
-forgotten, so that a server which has seen a hundred thousand versions does not remember them all.
+A version that ended stays listed, as in TensorFlow Serving; only the oldest of many are forgotten,
+so that a server which has seen a hundred thousand versions does not remember them all.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -18,17 +19,29 @@ from salver.core.servable_state import ManagerState, ServableState
 MAX_ENDED: Final = 10_000
 """Versions remembered after their end; the one that ended first is forgotten first."""
 
+MAX_ENDED_OF_ONE: Final = 100
+"""Of them, those of one servable."""
+
 _REACHED: Final = frozenset({ManagerState.AVAILABLE, ManagerState.END})
 
 
 class ServableStateMonitor:
     """Remembers the last state of every version that the bus told of, from its making on."""
 
-    def __init__(self, bus: EventBus[ServableState], *, max_ended: int = MAX_ENDED) -> None:
+    def __init__(
+        self,
+        bus: EventBus[ServableState],
+        *,
+        max_ended: int = MAX_ENDED,
+        max_ended_of_one: int = MAX_ENDED_OF_ONE,
+    ) -> None:
         self._max_ended = max_ended
+        self._max_ended_of_one = max_ended_of_one
         self._lock = threading.Lock()
         self._states: dict[str, dict[int, ServableState]] = {}
-        self._ended: dict[ServableId, None] = {}  # in the order of their ends
+        # In the order of their ends: all, and those of each name.
+        self._ended: OrderedDict[ServableId, None] = OrderedDict()
+        self._ended_of: dict[str, OrderedDict[ServableId, None]] = {}
         self._count = 0
         self._began: dict[ServableId, int] = {}  # the count when the life of each was first noted
         self._waits: list[Wait] = []
@@ -113,7 +126,7 @@ class ServableStateMonitor:
     def forget_ended(self, name: str) -> None:
         """Drop every version of ``name`` that ended, so that a wait means what comes next."""
         with self._lock:
-            for servable_id in [known for known in self._ended if known.name == name]:
+            for servable_id in list(self._ended_of.get(name, ())):
                 self._forget(servable_id)
 
     def cancel(self, wait: Wait) -> None:
@@ -149,11 +162,28 @@ class ServableStateMonitor:
         if known is None or known.manager_state is ManagerState.END:
             self._began[state.id] = self._count
         self._states.setdefault(state.id.name, {})[state.id.version] = state
-        self._ended.pop(state.id, None)
+        self._count_no_longer(state.id)
         if state.manager_state is ManagerState.END:
-            self._ended[state.id] = None
-        while len(self._ended) > self._max_ended:
+            self._end(state.id)
+
+    def _end(self, servable_id: ServableId) -> None:
+        """Note an end; the first to have ended are forgotten, of this servable and of all."""
+        of_one = self._ended_of.setdefault(servable_id.name, OrderedDict())
+        self._ended[servable_id] = of_one[servable_id] = None
+        if len(of_one) > self._max_ended_of_one:
+            self._forget(next(iter(of_one)))
+        if len(self._ended) > self._max_ended:
             self._forget(next(iter(self._ended)))
+
+    def _count_no_longer(self, servable_id: ServableId) -> None:
+        """Count a version among the ended ones no longer, if it was one."""
+        if servable_id not in self._ended:
+            return
+        del self._ended[servable_id]
+        of_one = self._ended_of[servable_id.name]
+        del of_one[servable_id]
+        if not of_one:
+            del self._ended_of[servable_id.name]
 
     def _names_reached(self, wait: Wait, state: ServableState) -> tuple[str, ...]:
         """The name of ``state``, if it is one that ``wait`` has waited for."""
@@ -181,7 +211,7 @@ class ServableStateMonitor:
         return states[max(there)] if there else None
 
     def _forget(self, servable_id: ServableId) -> None:
-        del self._ended[servable_id]
+        self._count_no_longer(servable_id)
         self._began.pop(servable_id, None)
         versions = self._states[servable_id.name]
         del versions[servable_id.version]

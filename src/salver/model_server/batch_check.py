@@ -16,7 +16,7 @@ import numpy as np
 from salver.batching.sameness import Verdict, verdict
 from salver.core.servable_id import ServableId
 from salver.core.servable_state import ManagerState, ServableState
-from salver.errors import DeadlineExceeded
+from salver.errors import Cancelled, DeadlineExceeded, ServingError
 from salver.model_server.rehearsal import Candidate, Pace
 from salver.servables.servable import Servable
 from salver.signature import Signature
@@ -28,7 +28,7 @@ MAX_TRY_S: Final = 10.0
 
 NOTHING: Final[Mapping[str, Verdict]] = MappingProxyType({})
 
-CUT_SHORT: Final = Verdict(is_batchable=False, reason="there was no time to try it")
+NO_TIME: Final = Verdict(is_batchable=False, reason="there was no time to try it")
 
 
 class BatchCheck:
@@ -66,12 +66,15 @@ class BatchCheck:
     def _verdict(
         self, candidate: Candidate, name: str, signature: Signature, pace: Pace, ends_s: float
     ) -> Verdict:
+        run = _runs(candidate.servable, signature, pace, self._clock, ends_s)
         try:
-            found = verdict(
-                signature, _runs(candidate.servable, signature, pace, self._clock, ends_s)
-            )
-        except DeadlineExceeded:
-            found = CUT_SHORT
+            found = verdict(signature, run)
+        except _CutShortError as cut:
+            if isinstance(cut.error, Cancelled):
+                raise cut.error from None
+            found = NO_TIME
+        except Exception as error:  # noqa: BLE001 -- a trial that fails is no failed load
+            found = Verdict(is_batchable=False, reason=f"trying it failed: {error!r}")
         logger.info(
             "Signature %r of servable %s is %s: %s",
             name,
@@ -80,6 +83,14 @@ class BatchCheck:
             found.reason,
         )
         return found
+
+
+class _CutShortError(Exception):
+    """The rehearsal is over, whatever the model would have said."""
+
+    def __init__(self, error: ServingError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 def _runs(
@@ -94,9 +105,12 @@ def _runs(
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         left_s = ends_s - clock()
+        try:
+            limit_s = pace.left_s()
+        except ServingError as error:
+            raise _CutShortError(error) from None
         if left_s <= 0:
-            raise DeadlineExceeded(f"more than {MAX_TRY_S:g} s")
-        limit_s = pace.left_s()
+            raise _CutShortError(DeadlineExceeded(f"more than {MAX_TRY_S:g} s"))
         return servable.run(
             dict(zip(feeds, inputs, strict=True)),
             fetches,

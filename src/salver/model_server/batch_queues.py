@@ -8,7 +8,8 @@ A queue is for the calls of one version that fit together: one signature, the sa
 the same types and shapes.  Whatever goes wrong in a batch is found out again one by one, so that a
 call fails for its own reasons only.
 
-Everything here happens on the event loop but for ``_execute``, which may run on a worker thread.
+A queue lives on the event loop.  Its runs, and the writing of answers, may be on a worker thread:
+``_together``, ``_apart`` and what they call.
 """
 
 from __future__ import annotations
@@ -17,12 +18,10 @@ import asyncio
 import logging
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,8 +29,9 @@ from salver.batching.sameness import Verdict
 from salver.batching.sizes import BatchSizes
 from salver.core.servable_id import ServableId
 from salver.core.serving_map import ServableHandle
-from salver.errors import Internal, ResourceExhausted, ServingError
+from salver.errors import Cancelled, DeadlineExceeded, Internal, ResourceExhausted, ServingError
 from salver.inference import PredictPlan
+from salver.metrics import Metrics
 from salver.model_server.measuring import CallRecorder
 from salver.model_server.placement import Placement
 from salver.servables.servable import Servable
@@ -51,11 +51,17 @@ MAX_QUEUES: Final = 1024
 MAX_WAITING: Final = 10_000
 """Calls of one queue."""
 
-MAX_WAITING_BYTES: Final = 256 << 20
-"""Of their inputs."""
+MAX_WAITING_BYTES: Final = 512 << 20
+"""Of the inputs of all queues."""
+
+MAX_BATCH_BYTES: Final = 64 << 20
+"""Of the inputs of one batch, unless a single call brings more."""
 
 Part = bytes | np.ndarray
 """All rows of one input: their numbers in C order."""
+
+RowsOf = Sequence[tuple[np.dtype[Any], tuple[int, ...]]]  # Any: of whatever type
+"""The type and the shape of a row of each input."""
 
 _FAILED: Final = "The server failed to answer; its log says why."
 
@@ -82,9 +88,7 @@ class Task(Later[T]):
         recorder: CallRecorder,
         started: float,
     ) -> None:
-        # All that Later's would do: one of these is made for every call in a crowd.
-        self.taker = None
-        self.may_take_long = True
+        super().__init__()
         self.handle = handle
         self.parts = parts
         self.rows = rows
@@ -95,42 +99,63 @@ class Task(Later[T]):
 
     @abstractmethod
     def written(self, version: int, outputs: list[np.ndarray]) -> T:
-        """The answer with this task's rows of the outputs, by their first dimension."""
+        """The answer with this task's rows of the outputs; on any thread.
+
+        Raises:
+            ServingError: they cannot be written.
+        """
 
     @abstractmethod
-    def failed(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         """Count a failure, and hand it over."""
 
-    def give(self, outputs: list[np.ndarray]) -> bool:
-        """Hand over the answer with these rows; false if nobody takes it, or it went wrong."""
-        taker = self.taker
-        if taker is None:
-            return False
-        try:
-            answer = self.written(self.handle.id.version, outputs)
-        except ServingError as error:
-            self.failed(error)
-            return False
-        taker.succeed(answer)
-        return True
+    @abstractmethod
+    def withdraw(self) -> None:
+        """Count a call whose client does not wait any more."""
 
-    def fail(self, error: BaseException) -> None:
-        """Hand over what went wrong; a bug's trace is for the log."""
-        if self.taker is None:
-            return
-        if not isinstance(error, ServingError):
-            logger.error("Running a batch failed", exc_info=error)
-            error = Internal(_FAILED)
-        self.failed(error)
+    @property
+    def weight(self) -> int:
+        """Its rows as far as time goes: a run without any is a run."""
+        return self.rows or 1
+
+    def left_s(self, now_s: float) -> float | None:
+        """How long it may still run; None without a limit."""
+        return None if self.timeout_s is None else self.started + self.timeout_s - now_s
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    """What became of a batch: outputs of all tasks at once, or of each one by itself."""
+class _Outcome(NamedTuple):
+    """What became of some tasks: their answers or errors in order, and the time of each one's run.
 
-    together: list[np.ndarray] | None
-    one_by_one: Sequence[list[np.ndarray] | ServingError]
+    ``is_whole`` tells that one run answered them all, so that it says what a batch costs.
+    """
+
+    answers: Sequence[object]
+    run_s: Sequence[float]
+    runs: int
     took_s: float
+    is_whole: bool
+
+
+class _Cost:
+    """What a run on a thread cost."""
+
+    __slots__ = ("seconds",)
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def cost_there(self, cost_s: float) -> None:
+        """Keep it."""
+        self.seconds = cost_s
+
+
+class _Room:
+    """What the inputs of all calls take that wait in queues."""
+
+    __slots__ = ("waiting_bytes",)
+
+    def __init__(self) -> None:
+        self.waiting_bytes = 0
 
 
 class BatchQueue:
@@ -139,28 +164,33 @@ class BatchQueue:
     def __init__(
         self,
         plan: PredictPlan,
-        rows_of: Sequence[tuple[np.dtype[Any], tuple[int, ...]]],  # Any: of whatever type
+        rows_of: RowsOf,
         placement: Placement,
         loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
+        room: _Room,
         *,
+        lane: str,
         is_predictable: bool,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
-        """``rows_of`` has the type and the shape of a row of each input, in the plan's order."""
+        """``rows_of`` is in the plan's order; ``lane`` is whose places on the threads it takes."""
         self._plan = plan
         self._rows_of = rows_of
         self._placement = placement
         self._loop = loop
+        self._metrics = metrics
+        self._room = room
+        self._lane = lane
         self._is_predictable = is_predictable
         self._clock = clock
         self._sizes = BatchSizes()
         self._waiting: deque[Task[Any]] = deque()  # Any: answers of either door
-        self._waiting_bytes = 0
-        self._is_running = False
+        self._waiting_rows = 0
+        self._under_way: set[asyncio.Task[None]] = set()  # batches on threads
         self._is_round_coming = False
         self._was_crowd = False
         self._done_s = 0.0
-        self._goes_to_threads = True
 
     @property
     def signature(self) -> Signature:
@@ -172,13 +202,14 @@ class BatchQueue:
         return not (
             self._was_crowd
             or self._waiting
-            or self._is_running
-            or rows > self._here_rows
+            or self._under_way
+            or (rows or 1) > self._here_rows
+            or self._sizes.close_looks_left
             or now_s - self._done_s < CROWD_GAP_S
         )
 
     def ran_alone(self, rows: int, took_s: float, now_s: float) -> None:
-        """A call that ran at once is done, and took so long."""
+        """A call that ran at once was answered, and took so long."""
         self._sizes.took_here(rows, took_s)
         self._done_s = now_s
 
@@ -192,149 +223,242 @@ class BatchQueue:
         Raises:
             ResourceExhausted: too many wait already.
         """
-        self._waiting_bytes += task.nbytes
-        if len(self._waiting) >= MAX_WAITING or self._waiting_bytes > MAX_WAITING_BYTES:
-            self._waiting_bytes -= task.nbytes
-            task.handle.release()
-            raise ResourceExhausted(
-                f"{len(self._waiting)} requests with {self._waiting_bytes} bytes wait for "
-                f"{task.handle.id} already; send fewer at a time"
-            )
-        task.may_take_long = self._goes_to_threads
+        if self._is_full(task):
+            self._drop_those_who_left()
+            if self._is_full(task):
+                task.handle.release()
+                raise ResourceExhausted(
+                    f"{len(self._waiting)} requests wait for {task.handle.id} already, "
+                    f"{self._room.waiting_bytes} bytes in all queues; send fewer at a time"
+                )
         self._waiting.append(task)
-        if not (self._is_round_coming or self._is_running):
+        self._waiting_rows += task.weight
+        self._room.waiting_bytes += task.nbytes
+        if not (self._is_round_coming or self._under_way):
             self._is_round_coming = True
             self._loop.call_soon(self._round)
         return task
 
-    def _round(self) -> None:
-        """Everybody has been heard: run what has gathered."""
-        self._is_round_coming = False
-        if self._is_running or not self._waiting:
-            return  # what gathers goes when the batch under way has ended
-        here_rows = self._here_rows
-        self._goes_to_threads = self._waiting_rows() > here_rows
-        if self._goes_to_threads:
-            self._run_there(self._take(self._sizes.there_rows()))
-        else:
-            self._run_here(self._take(here_rows))
+    def _is_full(self, task: Task[Any]) -> bool:
+        return (
+            len(self._waiting) >= MAX_WAITING
+            or self._room.waiting_bytes + task.nbytes > MAX_WAITING_BYTES
+        )
 
-    def _waiting_rows(self) -> int:
-        return sum(task.rows for task in self._waiting)
+    def _drop_those_who_left(self) -> None:
+        staying = [task for task in self._drained() if self._still_waits(task)]
+        for task in staying:
+            self._waiting.append(task)
+            self._waiting_rows += task.weight
+            self._room.waiting_bytes += task.nbytes
+
+    def _drained(self) -> list[Task[Any]]:
+        return [self._next() for _ in range(len(self._waiting))]
+
+    def _next(self) -> Task[Any]:
+        task = self._waiting.popleft()
+        self._waiting_rows -= task.weight
+        self._room.waiting_bytes -= task.nbytes
+        return task
+
+    @staticmethod
+    def _still_waits(task: Task[Any]) -> bool:
+        if task.taker is not None:
+            return True
+        task.withdraw()
+        task.handle.release()
+        return False
+
+    def _round(self) -> None:
+        """Everybody has been heard, or a batch has ended: run what has gathered.
+
+        While a batch runs the next one gathers, unless more wait already than one batch takes.
+        """
+        self._is_round_coming = False
+        while self._waiting:
+            batch_rows = self._sizes.there_rows()
+            if not self._under_way and self._waiting_rows <= self._here_rows:
+                self._run_here(self._take(self._here_rows))
+                return
+            is_busy = len(self._under_way) >= self._placement.threads_per_lane
+            if is_busy or (self._under_way and self._waiting_rows <= batch_rows):
+                return
+            self._start(self._run_there(self._take(batch_rows), self._together_or_apart))
 
     def _take(self, most_rows: int) -> list[Task[Any]]:
-        """The tasks of the next batch: at least one, and no more rows than that if they are many.
+        """The tasks of the next batch: one, and more as long as they are not too many rows.
 
         Whoever does not wait any more is left out.
         """
         tasks: list[Task[Any]] = []
-        rows = 0
-        waiting = self._waiting
-        while waiting and (not tasks or rows + waiting[0].rows <= most_rows):
-            task = waiting.popleft()
-            self._waiting_bytes -= task.nbytes
-            if task.taker is None:
-                task.handle.release()
-                continue
-            rows += task.rows
-            tasks.append(task)
+        rows = nbytes = 0
+        while waiting := self._waiting:
+            rows += waiting[0].weight
+            nbytes += waiting[0].nbytes
+            if tasks and (rows > most_rows or nbytes > MAX_BATCH_BYTES):
+                break
+            task = self._next()
+            if self._still_waits(task):
+                tasks.append(task)
+            else:
+                rows, nbytes = rows - task.weight, nbytes - task.nbytes
         return tasks
+
+    # Running.
 
     def _run_here(self, tasks: list[Task[Any]]) -> None:
         if not tasks:
             return
-        outcome = self._execute(tasks)
-        self._sizes.took_here(sum(task.rows for task in tasks), outcome.took_s)
+        rows = sum(task.rows for task in tasks)
+        is_close = self._sizes.close_looks_left > 0
+        try:
+            outcome, cost_s = (
+                self._placement.timed(partial(self._together, tasks))
+                if is_close
+                else (self._together(tasks), 0.0)
+            )
+        except Exception as error:  # noqa: BLE001 -- whatever it is, somebody waits for it
+            self._tell_all(tasks, error)
+            return
+        if outcome is None:  # one by one they would keep everybody waiting
+            self._start(self._run_there(tasks, self._apart))
+            return
+        if is_close:
+            self._sizes.cost_here(rows, cost_s)
+        elif outcome.is_whole:
+            self._sizes.took_here(rows, outcome.took_s)
         self._hand_over(tasks, outcome)
         self._was_crowd = len(tasks) > 1
         self._done_s = self._clock()
 
-    def _run_there(self, tasks: list[Task[Any]]) -> None:
-        """Run on a worker thread, and have the loop hand over what came of it."""
+    def _start(self, batch: Coroutine[Any, Any, None]) -> None:
+        running = self._loop.create_task(batch)
+        self._under_way.add(running)
+        running.add_done_callback(self._ended)
+
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        self._under_way.discard(running)
+        self._done_s = self._clock()
+        if not running.cancelled():
+            self._round()
+
+    async def _run_there(
+        self, tasks: list[Task[Any]], run: Callable[[Sequence[Task[Any]]], _Outcome]
+    ) -> None:
+        """Run on a worker thread, and hand over what came of it."""
         if not tasks:
             return
-        self._is_running = True
-        self._placement.start_on_thread(
-            self._loop,
-            partial(self._execute, tasks),
-            partial(self._ran_there, tasks),
-            partial(self._broke, tasks),
-        )
-
-    def _ran_there(self, tasks: list[Task[Any]], outcome: _Outcome, cost_s: float) -> None:
-        rows = sum(task.rows for task in tasks)
-        self._sizes.took_there(rows, outcome.took_s, cost_s)
+        cost = _Cost()
+        try:
+            outcome = await self._placement.run_on_thread(
+                cost, partial(run, tasks), lane=self._lane
+            )
+        except Exception as error:  # noqa: BLE001 -- whatever it is, somebody waits for it
+            self._tell_all(tasks, error)
+            return
+        if outcome.is_whole:
+            rows = sum(task.rows for task in tasks)
+            self._sizes.took_there(rows, outcome.took_s, cost.seconds)
         self._was_crowd = len(tasks) > 1
         self._hand_over(tasks, outcome)
-        self._end_batch()
 
-    def _broke(self, tasks: list[Task[Any]], error: BaseException) -> None:
-        for task in tasks:
-            task.fail(error)
-            task.handle.release()
-        self._end_batch()
+    def _together_or_apart(self, tasks: Sequence[Task[Any]]) -> _Outcome:
+        return self._together(tasks) or self._apart(tasks)
 
-    def _end_batch(self) -> None:
-        self._is_running = False
-        self._done_s = self._clock()
-        self._round()
-
-    def _execute(self, tasks: Sequence[Task[Any]]) -> _Outcome:
-        """Run a batch, and if that fails its tasks one by one."""
-        servable = tasks[0].handle.servable
+    def _together(self, tasks: Sequence[Task[Any]]) -> _Outcome | None:
+        """Answer tasks by one run; None if that failed for a reason that may be one task's."""
         started = self._clock()
-        if len(tasks) > 1:
-            with suppress(ServingError):
-                together = self._plan.run(servable, self._joined(tasks), _patience_s(tasks))
-                rows = sum(task.rows for task in tasks)
-                if all(output.shape[:1] == (rows,) for output in together):
-                    return _Outcome(together, (), self._clock() - started)
-        alone: list[list[np.ndarray] | ServingError] = []
-        for task in tasks:
-            try:
-                alone.append(self._plan.run(servable, self._joined([task]), task.timeout_s))
-            except ServingError as error:  # noqa: PERF203 -- each has an end of its own
-                alone.append(error)
-        return _Outcome(None, alone, self._clock() - started)
-
-    def _joined(self, tasks: Sequence[Task[Any]]) -> list[np.ndarray]:
-        """The inputs of all tasks, row after row."""
+        try:
+            outputs = self._run(tasks, _patience_s(tasks, started))
+        except ServingError as error:
+            run_s = self._clock() - started
+            if len(tasks) > 1 and not isinstance(error, (Cancelled, DeadlineExceeded)):
+                return None
+            count = len(tasks)
+            return _Outcome([error] * count, [run_s] * count, 1, run_s, is_whole=False)
+        run_s = self._clock() - started
         rows = sum(task.rows for task in tasks)
-        return [
+        if len(tasks) == 1:
+            answers = [_written(tasks[0], outputs)]
+        elif any(output.shape[:1] != (rows,) for output in outputs):
+            return None
+        else:
+            answers = [
+                _written(task, own) for task, own in zip(tasks, _split(tasks, outputs), strict=True)
+            ]
+        took_s = self._clock() - started
+        return _Outcome(answers, [run_s] * len(tasks), 1, took_s, is_whole=True)
+
+    def _apart(self, tasks: Sequence[Task[Any]]) -> _Outcome:
+        """Answer tasks one by one, each in what is left of its time."""
+        began = self._clock()
+        answers: list[object] = []
+        run_s: list[float] = []
+        for task in tasks:
+            started = self._clock()
+            answers.append(self._alone(task, started))
+            run_s.append(self._clock() - started)
+        return _Outcome(answers, run_s, len(tasks), self._clock() - began, is_whole=False)
+
+    def _alone(self, task: Task[Any], now_s: float) -> object:
+        left_s = task.left_s(now_s)
+        if task.taker is None or (left_s is not None and left_s <= 0):
+            return DeadlineExceeded("Deadline Exceeded")
+        try:
+            return _written(task, self._run([task], left_s))
+        except ServingError as error:
+            return error
+
+    def _run(self, tasks: Sequence[Task[Any]], timeout_s: float | None) -> list[np.ndarray]:
+        """Run once, with the inputs of all tasks, row after row."""
+        rows = sum(task.rows for task in tasks)
+        inputs: list[np.ndarray] = [
             np.ndarray((rows, *shape), dtype, _joined([task.parts[position] for task in tasks]))
             for position, (dtype, shape) in enumerate(self._rows_of)
         ]
+        return self._plan.run(tasks[0].handle.servable, inputs, timeout_s)
+
+    # Handing over.
 
     def _hand_over(self, tasks: Sequence[Task[Any]], outcome: _Outcome) -> None:
-        run_us = outcome.took_s * 1e6
-        if outcome.together is None:
-            for task, outputs in zip(tasks, outcome.one_by_one, strict=True):
-                self._hand_to([task], [outputs], run_us)
-        else:
-            self._hand_to(tasks, _split(tasks, outcome.together), run_us)
-
-    def _hand_to(
-        self,
-        tasks: Sequence[Task[Any]],
-        results: Iterable[list[np.ndarray] | ServingError],
-        run_us: float,
-    ) -> None:
-        """Give each of the tasks of one run what is its own, and count those that took it."""
-        answered: dict[CallRecorder, list[float]] = {}
-        for task, result in zip(tasks, results, strict=True):
+        """Give each task what is its own, and count."""
+        answered: dict[CallRecorder, list[tuple[float, float]]] = {}
+        now = self._clock()
+        for task, answer, run_s in zip(tasks, outcome.answers, outcome.run_s, strict=True):
+            taker = task.taker
             try:
-                if isinstance(result, ServingError):
-                    task.fail(result)
-                elif task.give(result):
-                    answered.setdefault(task.recorder, []).append(task.started)
-            except Exception as error:  # noqa: BLE001, PERF203 -- one must not silence the others
-                task.fail(error)
+                if taker is None:
+                    task.withdraw()
+                elif isinstance(answer, ServingError):
+                    task.fail(answer)
+                else:
+                    taker.succeed(answer)
+                    times = (now - task.started) * 1e6, run_s * 1e6
+                    answered.setdefault(task.recorder, []).append(times)
+            except Exception:  # one must not silence the others
+                logger.exception("Handing over an answer failed")
             finally:
                 task.handle.release()
-        now = self._clock()
-        for position, (recorder, started) in enumerate(answered.items()):
-            tooks_us = [(now - each) * 1e6 for each in started]
-            recorder.succeeded_together(tooks_us, run_us, counts_run=position == 0)
+        for recorder, times_us in answered.items():
+            recorder.succeeded_together(times_us)
+        self._metrics.graph_runs.increment(by=outcome.runs)
+        self._metrics.graph_run_time_usecs.increment(by=int(outcome.took_s * 1e6))
+
+    @staticmethod
+    def _tell_all(tasks: Sequence[Task[Any]], error: BaseException) -> None:
+        if not isinstance(error, ServingError):
+            logger.error("Running a batch failed", exc_info=error)
+        told = error if isinstance(error, ServingError) else Internal(_FAILED)
+        for task in tasks:
+            try:
+                if task.taker is None:
+                    task.withdraw()
+                else:
+                    task.fail(told)
+            except Exception:  # noqa: PERF203 -- one must not silence the others
+                logger.exception("Handing over an error failed")
+            finally:
+                task.handle.release()
 
 
 class BatchQueues:
@@ -345,6 +469,7 @@ class BatchQueues:
         verdicts: Verdicts,
         placement: Placement,
         loop: asyncio.AbstractEventLoop,
+        metrics: Metrics,
         *,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
@@ -352,6 +477,8 @@ class BatchQueues:
         self._verdicts = verdicts
         self._placement = placement
         self._loop = loop
+        self._metrics = metrics
+        self._room = _Room()
         self._queues: dict[tuple[object, ...], BatchQueue] = {}
 
     def queue(
@@ -377,7 +504,7 @@ class BatchQueues:
         ]
         if len(rows_of) < len(arrays) or len({len(a) for a in arrays if a is not None}) != 1:
             return None
-        key = (handle.id, name, tuple(output_filter), tuple(rows_of))
+        key = (handle.id, name, frozenset(output_filter), tuple(rows_of))
         queue = self._queues.get(key)
         if queue is None or queue.signature is not signature:
             if len(self._queues) >= MAX_QUEUES:
@@ -387,10 +514,29 @@ class BatchQueues:
                 rows_of,
                 self._placement,
                 self._loop,
+                self._metrics,
+                self._room,
+                lane=handle.id.name,
                 is_predictable=handle.servable.predictable,
                 clock=self._clock,
             )
         return queue
+
+    def forget(self, servable_id: ServableId) -> None:
+        """Let go of a version that has ended: a queue holds on to what it runs."""
+        for key in [key for key in self._queues if key[0] == servable_id]:
+            del self._queues[key]
+
+
+def _written(task: Task[Any], outputs: list[np.ndarray]) -> object:
+    """A task's answer, or the error that it becomes."""
+    try:
+        return task.written(task.handle.id.version, outputs)
+    except ServingError as error:
+        return error
+    except Exception:
+        logger.exception("Writing an answer failed")
+        return Internal(_FAILED)
 
 
 def _split(tasks: Sequence[Task[Any]], outputs: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
@@ -406,11 +552,12 @@ def _joined(parts: Sequence[Part]) -> bytes:
     return b"".join(parts)  # type: ignore[arg-type] # arrays are buffers, too
 
 
-def _patience_s(tasks: Sequence[Task[Any]]) -> float | None:
+def _patience_s(tasks: Sequence[Task[Any]], now_s: float) -> float | None:
     """How long a batch may run: as long as the most patient of its clients waits."""
     longest_s = 0.0
     for task in tasks:
-        if task.timeout_s is None:
+        left_s = task.left_s(now_s)
+        if left_s is None:
             return None
-        longest_s = max(longest_s, task.timeout_s)
+        longest_s = max(longest_s, left_s)
     return longest_s

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
 from google.protobuf.message import Message
 
-from salver.errors import InvalidArgument, ServingError
+from salver.batching.parameters import faults as batching_faults
+from salver.errors import ServingError
 from salver.model_server.model_config import (
     TENSORFLOW_PLATFORM,
     ModelConfig,
@@ -24,7 +25,6 @@ from salver.model_server.model_config import (
     model_config,
 )
 from salver.model_server.monitoring import page_path_of
-from salver.model_server.options import ROW_BY_NAME
 from salver.model_server.platform_config import ANY_TYPES, platform
 from salver.model_server.platforms import PlatformNames
 from salver.model_server.ssl_config import ssl_context
@@ -262,6 +262,7 @@ def _check_platforms(parsed: Parsed[Message], notes: _Notes) -> None:
         fields = ", ".join(descriptor.name for descriptor, _ in session.ListFields())
         notes.honoured.append(
             f"{name}: tags {', '.join(found.tags)}; {warmup}; session config: {fields or 'none'}"
+            + ("" if found.batching is None else "; batched")
         )
         for remark in found.remarks:
             where = places.of(*adapter, "legacy_config", *remark.path)
@@ -272,47 +273,10 @@ def _check_platforms(parsed: Parsed[Message], notes: _Notes) -> None:
 def _check_batching(parsed: Parsed[Message], notes: _Notes) -> None:
     message, places = parsed.message, parsed.places
     assert isinstance(message, config_pb2.BatchingParameters)  # noqa: S101 - says the kind
-    for name, error in batching_faults(message):
-        notes.error(places.of(name), error.message)
+    for fault in batching_faults(message):
+        notes.error(places.of(fault.field), fault.error.message)
     fields = ", ".join(descriptor.name for descriptor, _ in message.ListFields())
-    if ROW_BY_NAME["enable_batching"].later:
-        notes.warning(BEGINNING, "batching is not there yet: the file has no effect")
-    else:
-        notes.honoured.append(f"with --enable_batching: {fields or 'the defaults'}")
-
-
-def batching_faults(message: config_pb2.BatchingParameters) -> Iterator[tuple[str, ServingError]]:
-    """What TensorFlow Serving would refuse, each with the field it is about."""
-    max_batch = message.max_batch_size.value if message.HasField("max_batch_size") else 1000
-    for name in ("num_batch_threads", "max_enqueued_batches"):
-        if message.HasField(name) and (number := getattr(message, name).value) <= 0:
-            yield name, InvalidArgument(f"{name} must be positive; was {number}")
-    if max_batch <= 0:
-        text = f"input_batch_size_limit must be positive; was {max_batch}"
-        yield "max_batch_size", InvalidArgument(text)
-    if (timeout := message.batch_timeout_micros.value) < 0:
-        text = f"batch_timeout_micros must be non-negative; was {timeout}"
-        yield "batch_timeout_micros", InvalidArgument(text)
-    sizes = list(message.allowed_batch_sizes)
-    if sizes != sorted(set(sizes)):
-        text = "allowed_batch_sizes entries must be in increasing order"
-        yield "allowed_batch_sizes", InvalidArgument(text)
-    splits = message.enable_large_batch_splitting.value
-    largest = max_batch
-    if splits and message.HasField("max_execution_batch_size"):
-        largest = message.max_execution_batch_size.value
-        if largest > max_batch:
-            text = (
-                "When enable_large_batch_splitting is true, input_batch_size_limit must be "
-                f"greater than or equal to max_execution_batch_size.<{max_batch}, {largest}>"
-            )
-            yield "max_execution_batch_size", InvalidArgument(text)
-    if sizes and sizes[-1] != largest:
-        text = (
-            "Last entry in allowed_batch_sizes must match max_batch_size; last entry was "
-            f"{sizes[-1]}; expected {largest}"
-        )
-        yield "allowed_batch_sizes", InvalidArgument(text)
+    notes.honoured.append(f"with --enable_batching: {fields or 'the defaults'}")
 
 
 def _check_monitoring(parsed: Parsed[Message], notes: _Notes) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from salver.apis import grpc_codec
 from salver.apis.grpc_memo import KnownPredict, PredictMemo
 from salver.apis.requests import InferenceTask, ModelSpec, PredictRequest
+from salver.core.servable_id import ServableId
 from salver.core.serving_map import Asleep, ServableHandle
 from salver.errors import Code, ServingError
 from salver.inference import PredictPlan, classify, multi_inference, predict, regress
@@ -102,11 +103,15 @@ class _PredictTask(Task[bytes]):
         answer = known.answer(version, outputs)
         return answer or self._services.written(known, self._plan, version, outputs)
 
-    def failed(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         """Count it and tell the client."""
         self._services.failed("Predict", self._known.spec.name, error)
         if self.taker is not None:
             self.taker.fail(error)
+
+    def withdraw(self) -> None:
+        """Count it."""
+        self._services.withdrawn(self._known.spec.name)
 
 
 class GrpcServices:
@@ -163,7 +168,7 @@ class GrpcServices:
                 return self._predict_known_here(known, plan, data, timeout_s, started)
             task = self._task(known, plan, company, data, timeout_s, started)
             if task is not None:
-                return company.queue.add(task)
+                return task
         is_quick = kind.is_quick and plan.is_predictable
         if is_quick and not kind.close_looks_left:
             return self._predict_known_here(known, plan, data, timeout_s, started)
@@ -202,6 +207,19 @@ class GrpcServices:
         spec = grpc_codec.read_status(data)
         return grpc_codec.write_status(self._core.version_statuses(spec.name, spec.version))
 
+    def forget(self, ended: ServableId) -> None:
+        """Let go of a version that has ended: what was worked out for calls holds on to it."""
+        for known in self._memo.of_model(ended.name):
+            if known.plan is not None and not self._is_current(known.spec, known.plan.predict):
+                known.plan = None
+
+    def _is_current(self, spec: ModelSpec, plan: PredictPlan) -> bool:
+        try:
+            with self._core.handle(spec) as handle:
+                return handle.servable.signatures.get(plan.name) is plan.signature
+        except ServingError:
+            return False
+
     # The short way.
 
     def _predict_known_here(
@@ -216,7 +234,6 @@ class GrpcServices:
         try:
             run_us, answer = self._predict_known(known, plan, data, timeout_s)
         except ServingError as error:
-            self._took_here(plan, started)
             self.failed("Predict", known.spec.name, error)
             raise
         plan.recorder.succeeded(self._took_here(plan, started) * 1e6, run_us)
@@ -242,16 +259,18 @@ class GrpcServices:
         timeout_s: float | None,
         started: float,
     ) -> _PredictTask | None:
-        """A known Predict to be run with others; None if another version is meant by now."""
+        """A known Predict that waits for others; None if another version is meant by now."""
         try:
             handle = self._core.handle(known.spec)
+            if handle.servable.signatures.get(plan.predict.name) is not plan.predict.signature:
+                handle.release()
+                return None
+            task = _PredictTask(self, known, plan, company, handle, data, timeout_s, started)
+            company.queue.add(task)
         except ServingError as error:
             self.failed("Predict", known.spec.name, error)
             raise
-        if handle.servable.signatures.get(plan.predict.name) is plan.predict.signature:
-            return _PredictTask(self, known, plan, company, handle, data, timeout_s, started)
-        handle.release()
-        return None
+        return task
 
     def _predict_known(
         self,
@@ -408,6 +427,10 @@ class GrpcServices:
     def _succeeded(self, api: str, name: str, started: float, run_us: float) -> None:
         took_us = (perf_counter() - started) * 1e6
         self._recorders.of(name, api, api).succeeded(took_us, run_us)
+
+    def withdrawn(self, name: str) -> None:
+        """Count a call whose client did not wait for its answer."""
+        self._metrics.request_count.increment(name, Code.CANCELLED.name)
 
     def failed(self, api: str, name: str, error: ServingError) -> None:
         """Count a call that failed."""

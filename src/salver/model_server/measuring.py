@@ -101,18 +101,13 @@ class CallRecorder:
             self._graph_runs.value += 1
             self._graph_run_time.value += int(run_us)
 
-    def succeeded_together(
-        self, tooks_us: Sequence[float], run_us: float, *, counts_run: bool = True
-    ) -> None:
-        """Count calls that shared a run; ``counts_run`` unless others that did have counted it."""
+    def succeeded_together(self, times_us: Sequence[tuple[float, float]]) -> None:
+        """Count calls by how long they took and how long their runs; who ran counts those."""
         with self._lock:
-            self._ok.value += len(tooks_us)
-            for took_us in tooks_us:
+            self._ok.value += len(times_us)
+            for took_us, run_us in times_us:
                 self._latency.add(took_us)
-            self._runtime.add(run_us, times=len(tooks_us))
-            if counts_run:
-                self._graph_runs.value += 1
-                self._graph_run_time.value += int(run_us)
+                self._runtime.add(run_us)
 
 
 class CallRecorders:

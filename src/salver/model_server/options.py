@@ -178,21 +178,20 @@ class Options:
     )
     enable_batching: bool = option(
         False,
-        "Run requests that arrive together as one batch.",
+        "Run requests to a model as one batch, as batching_parameters_file says; requests wait for "
+        "each other if it says so, and batch_without_waiting has no effect then.",
         group=Group.BATCHING,
-        later=True,
     )
     batching_parameters_file: str = option(
         "",
-        "File with a BatchingParameters message in protobuf text format.",
+        "File with a BatchingParameters message in protobuf text format, for enable_batching.",
         group=Group.BATCHING,
-        later=True,
     )
     enable_per_model_batching_parameters: bool = option(
         False,
-        "Take the batching parameters of a version from batching_params.pbtxt in its folder.",
+        "With enable_batching, take the parameters of a version from batching_params.pbtxt in its "
+        "folder, and do not batch a version without that file.",
         group=Group.BATCHING,
-        later=True,
     )
     allow_version_labels_for_unavailable_models: bool = option(
         False,

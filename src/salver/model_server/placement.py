@@ -21,10 +21,10 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Hashable
 from concurrent.futures import Executor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from salver.errors import ResourceExhausted
 from salver.model_server.thread_time import ThreadClock, ThreadTime, thread_time
@@ -108,6 +108,13 @@ class Kind:
             self._quick_runs = 0
 
 
+class ThreadLearner(Protocol):
+    """Whoever wants to know what runs on threads cost."""
+
+    def cost_there(self, cost_s: float) -> None:
+        """Learn from a run on a thread that cost so much."""
+
+
 @dataclass
 class _Lane:
     running: int = 0
@@ -129,7 +136,7 @@ class Placement:
         thread_clock: ThreadClock = thread_time,
     ) -> None:
         self._executor = executor
-        self._threads_per_lane = threads_per_lane
+        self.threads_per_lane = threads_per_lane
         self._clock = clock
         self._thread_clock = thread_clock
         self._kinds: OrderedDict[Hashable, Kind] = OrderedDict()
@@ -182,7 +189,9 @@ class Placement:
             return self.run_here(kind, call)
         return await self.run_on_thread(kind, call, lane=lane)
 
-    async def run_on_thread(self, kind: Kind, call: Callable[[], T], *, lane: str = "") -> T:
+    async def run_on_thread(
+        self, kind: ThreadLearner, call: Callable[[], T], *, lane: str = ""
+    ) -> T:
         """Run a call that may take or wait for any time, and learn from it all the same.
 
         Raises:
@@ -207,43 +216,17 @@ class Placement:
                 self._on_threads -= 1
                 kind.cost_there(cost_s)
 
-    def start_on_thread(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        call: Callable[[], T],
-        done: Callable[[T, float], None],
-        failed: Callable[[BaseException], None],
-    ) -> None:
-        """Run a call on a thread, in no lane, and have the loop hear of its end.
-
-        ``done`` is given the result and the seconds that it cost.
-        """
-
-        def timed() -> None:
-            before, started = self._thread_clock(), self._clock()
-            try:
-                result = call()
-            except BaseException as error:  # noqa: BLE001 -- whatever it is, somebody waits for it
-                tell(failed, error)
-            else:
-                tell(done, result, self._cost_s(before, self._clock() - started))
-
-        def tell(callback: Callable[..., None], *what: object) -> None:
-            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
-                loop.call_soon_threadsafe(ended, callback, *what)
-
-        def ended(callback: Callable[..., None], *what: object) -> None:
-            self._on_threads -= 1
-            callback(*what)
-
-        self._on_threads += 1
-        self._executor.submit(timed)
+    def timed(self, call: Callable[[], T]) -> tuple[T, float]:
+        """Run a call on this thread; what it gives, and the seconds that it cost."""
+        before, started = self._thread_clock(), self._clock()
+        result = call()
+        return result, self._cost_s(before, self._clock() - started)
 
     @asynccontextmanager
     async def _place(self, name: str) -> AsyncIterator[None]:
         """Wait for a place of the lane, first come, first served; give it back at the end."""
         lane = self._lanes.setdefault(name, _Lane())
-        if lane.running < self._threads_per_lane:
+        if lane.running < self.threads_per_lane:
             lane.running += 1
         elif len(lane.waiting) < MAX_WAITING:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()

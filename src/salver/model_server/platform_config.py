@@ -15,9 +15,11 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from salver.batching.parameters import faults
 from salver.errors import InvalidArgument, ServingError, Unimplemented
+from salver.model_server.batching import Batching, batching_of, batching_of_flags
 from salver.model_server.model_config import TENSORFLOW_PLATFORM
-from salver.model_server.options import ROW_BY_NAME, Options, split_list
+from salver.model_server.options import Options, split_list
 from salver.model_server.text_parser import AnyTypes, Path
 from salver.model_server.text_proto import read_text_proto
 from salver.protos import config_pb2, session_config_pb2
@@ -40,13 +42,11 @@ _WITHOUT_EFFECT: Final[Mapping[str, str]] = {
     "wrap_session_with_no_threading_params": "each run chooses its threads itself",
     "mixed_precision": "it is not there yet",
 }
+PER_MODEL_BATCHING: Final = "enable_per_model_batching_params"
+
 _WITHOUT_EFFECT_IN_WARMUP: Final[Mapping[str, str]] = {
     "num_model_warmup_threads": "stored requests are replayed one after the other",
     "enable_all_batch_sizes_warmup": "stored requests are replayed as they are",
-}
-_BATCHING: Final[Mapping[str, str]] = {
-    "batching_parameters": "enable_batching",
-    "enable_per_model_batching_params": "enable_per_model_batching_parameters",
 }
 _UNIMPLEMENTED: Final[Mapping[str, str]] = {
     "resource_estimation_uses_validation_result": "Reading validation results is not supported",
@@ -74,6 +74,7 @@ class Platform:
     prefer_tflite_model: bool = False
     num_tflite_pools: int = 0
     num_tflite_interpreters_per_pool: int = 0
+    batching: Batching | None = None
     remarks: tuple[Remark, ...] = ()
 
     @property
@@ -126,6 +127,7 @@ def platform_of_flags(options: Options) -> Platform:
         prefer_tflite_model=options.prefer_tflite_model,
         num_tflite_pools=options.num_tflite_pools,
         num_tflite_interpreters_per_pool=options.num_tflite_interpreters_per_pool,
+        batching=batching_of_flags(options),
     )
 
 
@@ -133,7 +135,7 @@ def platform(name: str, config: config_pb2.PlatformConfig) -> Platform:
     """One platform.
 
     Raises:
-        InvalidArgument: it is not for SavedModels.
+        InvalidArgument: it is not for SavedModels, or has no thread for batches.
     """
     bundle = _bundle(name, config)
     warmup = bundle.model_warmup_options
@@ -145,6 +147,7 @@ def platform(name: str, config: config_pb2.PlatformConfig) -> Platform:
         prefer_tflite_model=bundle.prefer_tflite_model,
         num_tflite_pools=bundle.num_tflite_pools or bundle.num_tflite_interpreters,
         num_tflite_interpreters_per_pool=bundle.num_tflite_interpreters_per_pool,
+        batching=_batching(bundle),
         remarks=tuple(_remarks(bundle)),
     )
 
@@ -196,6 +199,14 @@ def _bundle(name: str, config: config_pb2.PlatformConfig) -> config_pb2.SessionB
     return adapter.legacy_config
 
 
+def _batching(bundle: config_pb2.SessionBundleConfig) -> Batching | None:
+    if not bundle.HasField("batching_parameters"):
+        return None
+    return batching_of(
+        bundle.batching_parameters, by_version=bundle.enable_per_model_batching_params
+    )
+
+
 def _remarks(bundle: config_pb2.SessionBundleConfig) -> Iterator[Remark]:
     for descriptor, _ in bundle.ListFields():
         name = descriptor.name
@@ -204,8 +215,13 @@ def _remarks(bundle: config_pb2.SessionBundleConfig) -> Iterator[Remark]:
             yield Remark((name,), f"{name} keeps every model from loading: {error.message}", error)
         elif name in _WITHOUT_EFFECT:
             yield Remark((name,), f"{name} has no effect: {_WITHOUT_EFFECT[name]}")
-        elif name in _BATCHING and ROW_BY_NAME[_BATCHING[name]].later:
-            yield Remark((name,), f"{name} has no effect: batching is not there yet")
+        elif name == PER_MODEL_BATCHING and not bundle.HasField("batching_parameters"):
+            yield Remark((name,), f"{name} has no effect: batching_parameters are not set")
+    if not bundle.enable_per_model_batching_params:
+        for fault in faults(bundle.batching_parameters):
+            name = f"batching_parameters.{fault.field}"
+            text = f"{name} keeps every model from loading: {fault.error.message}"
+            yield Remark(("batching_parameters", fault.field), text, fault.error)
     for descriptor, _ in bundle.model_warmup_options.ListFields():
         name = descriptor.name
         if name in _WITHOUT_EFFECT_IN_WARMUP:

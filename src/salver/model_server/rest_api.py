@@ -37,6 +37,7 @@ from salver.apis.rest_codec import (
 )
 from salver.apis.rest_metadata import write_metadata
 from salver.apis.rest_small import MAX_BYTES, read_small, small_signature_name
+from salver.core.servable_id import ServableId
 from salver.core.serving_map import Asleep, ServableHandle
 from salver.errors import Code, InvalidArgument, ServingError
 from salver.inference import PredictPlan, classify, predict, regress
@@ -183,11 +184,15 @@ class _PredictTask(Task[HttpResponse]):
         """The answer, which does not tell the version."""
         return self._api.written(self._predict.plan, outputs, self._row_format)
 
-    def failed(self, error: ServingError) -> None:
+    def fail(self, error: ServingError) -> None:
         """Count it and tell the client."""
         answer = self._api.failed(self._known.spec.name, error)
         if self.taker is not None:
             self.taker.succeed(answer)
+
+    def withdraw(self) -> None:
+        """Count it."""
+        self._api.withdrawn(self._known.spec.name)
 
 
 class UnreadablePath(InvalidArgument):
@@ -309,6 +314,20 @@ class RestApi:
         response = None if known is None else self._answer_known(known, request)
         return self._answer_any(request) if response is None else response
 
+    def forget(self, ended: ServableId) -> None:
+        """Let go of a version that has ended: what was worked out for calls holds on to it."""
+        for known in self._memo.of_model(ended.name):
+            for asked, known_predict in list(known.predicts.items()):
+                if not self._is_current(known.spec, known_predict.plan):
+                    del known.predicts[asked]
+
+    def _is_current(self, spec: ModelSpec, plan: PredictPlan) -> bool:
+        try:
+            with self._core.handle(spec) as handle:
+                return handle.servable.signatures.get(plan.name) is plan.signature
+        except ServingError:
+            return False
+
     # The short way.
 
     def _answer_known(
@@ -341,7 +360,7 @@ class RestApi:
             return None
         call = partial(self._predict_known, known, predict, tensors, row_format)
         response = self._run_known(known, kind, call, started)
-        if queue is not None:
+        if queue is not None and response is not None and response.status == 200:
             now = self._clock()
             queue.ran_alone(rows, now - started, now)
         return response
@@ -352,6 +371,9 @@ class RestApi:
         """How many rows a call has, and with whom it may share a run; None if with nobody."""
         if self._queues is None or not tensors[0].ndim:
             return 0, None
+        rows = len(tensors[0])
+        if len(tensors) > 1 and any(tensor.shape[:1] != (rows,) for tensor in tensors):
+            return rows, None
         shapes = tuple([tensor.shape[1:] for tensor in tensors])
         try:
             queue = predict.queues[shapes]
@@ -360,9 +382,6 @@ class RestApi:
             if len(predict.queues) >= MAX_QUEUES:
                 predict.queues.clear()
             predict.queues[shapes] = queue
-        rows = len(tensors[0])
-        if len(tensors) > 1 and any(tensor.shape[:1] != (rows,) for tensor in tensors):
-            return rows, None
         return rows, queue
 
     def _found_queue(
@@ -401,6 +420,10 @@ class RestApi:
             return None  # the long way wakes the model
         except ServingError as error:
             return self.failed(known.spec.name, error)
+
+    def withdrawn(self, name: str) -> None:
+        """Count a Predict whose client did not wait for its answer."""
+        self._metrics.request_count.increment(name, Code.CANCELLED.name)
 
     def failed(self, name: str, error: ServingError) -> HttpResponse:
         """Count a Predict that failed; its answer."""

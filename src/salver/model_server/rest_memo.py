@@ -76,6 +76,10 @@ class TargetMemo:
         """What is known of a target, if it was posted to before."""
         return self._known.get(target) if method == "POST" else None
 
+    def of_model(self, name: str) -> list[KnownTarget]:
+        """What is known of targets that mean a model."""
+        return [known for known in self._known.values() if known.spec.name == name]
+
     def learn(self, target: str, known: KnownTarget) -> KnownTarget:
         """Remember a target."""
         if len(self._known) >= MAX_TARGETS:

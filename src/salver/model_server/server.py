@@ -11,12 +11,12 @@ import logging
 import resource
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import uvloop
 
@@ -33,6 +33,7 @@ from salver.metrics import Metrics
 from salver.model_server.askable import Askable
 from salver.model_server.batch_check import BatchCheck
 from salver.model_server.batch_queues import BatchQueues
+from salver.model_server.batching import BatchingLoaders
 from salver.model_server.changes import Changes, check_changes
 from salver.model_server.doors import Doors, open_doors
 from salver.model_server.golden import GoldenRequests
@@ -70,6 +71,7 @@ from salver.model_server.server_core import LabelRules, ServerCore, Watching
 from salver.model_server.traffic_sample import TrafficSample
 from salver.model_server.warmup import StoredWarmup, ZerosWarmup
 from salver.servables.guarded import GuardedPlatform
+from salver.servables.memory import keep_freed_memory
 from salver.servables.platform import BUILT_IN, MakeLoader, PlatformContext, version_bytes
 from salver.servables.servable import Servable
 from salver.sources.combined import CombinedSource
@@ -112,16 +114,38 @@ def serve(options: Options, *, face: Face) -> int:
         )
     logger.debug("Starting as %s", face.value)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    keep_freed_memory()
     _take_all_file_descriptors()
     metrics = Metrics()
     isolation = _isolation(options, metrics)
     check = BatchCheck() if options.batch_without_waiting else None
+    places = _places(options, platforms.values())
+    batched = BatchingLoaders(metrics)
     with (
-        _threads(max(options.rest_api_num_threads, 1), "salver-worker") as workers,
-        _running_core(options, metrics, isolation, platforms, check) as (core, bus),
+        _threads(places.threads, "salver-worker") as workers,
+        _running_core(options, metrics, isolation, platforms, check, batched) as (core, bus),
+        batched,
     ):
-        uvloop.run(_serve(options, core, bus, configs, metrics, workers, isolation, check))
+        uvloop.run(_serve(options, core, bus, configs, metrics, workers, isolation, check, places))
     return 0
+
+
+class _Places(NamedTuple):
+    """How many calls may be on worker threads, and how many of one model."""
+
+    threads: int
+    threads_per_lane: int
+
+
+def _places(options: Options, platforms: Iterable[Platform]) -> _Places:
+    """A call that waits for its batch holds a thread, and there have to be as many as may wait.
+
+    Threads are started when they are needed; those for other calls come on top.
+    """
+    threads = max(options.rest_api_num_threads, 1)
+    waiting = [each.batching.waiting_calls for each in platforms if each.batching is not None]
+    lane = max([threads // 2, 1, *waiting])
+    return _Places(threads + max(waiting, default=0), lane)
 
 
 def _take_all_file_descriptors() -> None:
@@ -146,6 +170,7 @@ async def _serve(
     workers: Executor,
     isolation: Isolation,
     check: BatchCheck | None,
+    places: _Places,
 ) -> None:
     """The life of a server: doors and models in the order of its face; a wait; the drain."""
     stop = _stop_on_signal(options.drain_grace_seconds)
@@ -153,13 +178,15 @@ async def _serve(
     readiness = Readiness(core, asyncio.get_running_loop())
     bus.subscribe(lambda _state: readiness.models_changed())
     isolation.when_changed(readiness.models_changed)
-    threads = max(options.rest_api_num_threads, 1)
-    placement = Placement(workers, threads_per_lane=max(threads // 2, 1))
+    placement = Placement(workers, threads_per_lane=places.threads_per_lane)
+    endings: EventBus[ServableId] = EventBus()
+    bus.subscribe(partial(_tell_of_end, asyncio.get_running_loop(), endings))
     queues = None
     if check is not None:
-        queues = BatchQueues(check, placement, asyncio.get_running_loop())
-    methods = _methods(options, core, metrics, placement, readiness, queues)
-    rest = _rest_handler(options, core, metrics, placement, readiness, queues, check)
+        queues = BatchQueues(check, placement, asyncio.get_running_loop(), metrics)
+        endings.subscribe(queues.forget)
+    methods = _methods(options, core, metrics, placement, readiness, queues, endings)
+    rest = _rest_handler(options, core, metrics, placement, readiness, queues, check, endings)
     changes = Changes(options, core)
     doors: Doors | None = None
     try:
@@ -213,6 +240,14 @@ async def _loaded(core: ServerCore) -> None:
     await loaded.wait()
 
 
+def _tell_of_end(
+    loop: asyncio.AbstractEventLoop, endings: EventBus[ServableId], state: ServableState
+) -> None:
+    """Have those on the loop who hold on to a version hear that it has ended."""
+    if state.manager_state is ManagerState.END:
+        _call_soon(loop, partial(endings.publish, state.id))
+
+
 def _call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     """Call back on the loop, unless it has ended: then nobody waits any more."""
     with suppress(RuntimeError):
@@ -259,6 +294,7 @@ def _methods(
     placement: Placement,
     readiness: Readiness,
     queues: BatchQueues | None,
+    endings: EventBus[ServableId],
 ) -> Methods:
     """Every gRPC method that is offered."""
     services = GrpcServices(
@@ -270,6 +306,7 @@ def _methods(
         reload=Reloading(core, metrics, wait_s=options.reload_wait_seconds).reload,
         queues=queues,
     )
+    endings.subscribe(services.forget)
     methods = dict(services.methods())
     if options.evict_models:
         methods = dict(OnDemand(core.demand).methods(methods))
@@ -286,6 +323,7 @@ def _rest_handler(
     readiness: Readiness,
     queues: BatchQueues | None,
     check: BatchCheck | None,
+    endings: EventBus[ServableId],
 ) -> HttpHandler | None:
     if not options.rest_api_port:
         return None
@@ -303,6 +341,7 @@ def _rest_handler(
         on_demand=OnDemand(core.demand) if options.evict_models else None,
         queues=queues,
     )
+    endings.subscribe(rest.forget)
     handler: HttpHandler = rest.answer
     if options.list_models:
         handler = ModelList(core, handler, no_verdicts if check is None else check.of).answer
@@ -318,6 +357,7 @@ def _running_core(
     isolation: Isolation,
     platforms: Mapping[str, Platform],
     check: BatchCheck | None,
+    batched: BatchingLoaders,
 ) -> Iterator[tuple[ServerCore, EventBus[ServableState]]]:
     """The models' side of the server, running; at the end everything is unloaded."""
     bus: EventBus[ServableState] = EventBus()
@@ -347,12 +387,12 @@ def _running_core(
             Platforms(
                 {
                     name: _loaders(
-                        TENSORFLOW_PLATFORM, options, metrics, isolation, platform, check
+                        TENSORFLOW_PLATFORM, options, metrics, isolation, platform, check, batched
                     )
                     for name, platform in platforms.items()
                 },
                 lambda name: _loaders(
-                    name, options, metrics, isolation, platform_of_flags(options), check
+                    name, options, metrics, isolation, platform_of_flags(options), check, batched
                 ),
             ),
             watching=Watching(
@@ -408,15 +448,20 @@ def _loaders(
     isolation: Isolation,
     platform: Platform,
     check: BatchCheck | None,
+    batched: BatchingLoaders,
 ) -> MakeLoader:
-    """What makes the loader of a version: the platform's, inside of one that rehearses it."""
+    """What makes the loader of a version: the platform's, inside of one that rehearses it.
+
+    A rehearsal waits for nobody, so batching goes around it; what is sampled are single calls.
+    """
     if platform.refusal is not None:
         return partial(_refuse, platform.refusal)
     options = platform.options(options)
     sample = (
         TrafficSample(options.warmup_from_traffic, metrics) if options.warmup_from_traffic else None
     )
-    rehearsals = _rehearsals(options, metrics, sample, check)
+    batching = platform.batching
+    rehearsals = _rehearsals(options, metrics, sample, check if batching is None else None)
     context = PlatformContext(
         name,
         tags=platform.tags,
@@ -445,7 +490,8 @@ def _loaders(
             rehearsals,
             timeout_s=options.warmup_timeout_seconds,
         )
-        return rehearsing if sample is None else sample.loader(servable_id.name, rehearsing)
+        outer = batched.around(rehearsing, Path(path), batching)
+        return outer if sample is None else sample.loader(servable_id.name, outer)
 
     return loader
 

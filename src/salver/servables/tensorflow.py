@@ -30,6 +30,7 @@ from salver.errors import (
 )
 from salver.saved_model_files import BUNDLE, GRAPH, INDEX, lies_outside, read_assets, read_needs
 from salver.servables.devices import device_of, model_devices
+from salver.servables.folder_names import FolderNames
 from salver.servables.libtensorflow import LibTensorFlow
 from salver.servables.litert import preferring_tflite
 from salver.servables.memory import return_memory
@@ -129,6 +130,7 @@ class TensorFlowRuntime:
         session_bundles: bool = False,
         explains: bool = False,
         observer: Observer | None = None,
+        folder_names: FolderNames | None = None,
     ) -> None:
         """``session_bundles`` says whether legacy SessionBundles are loaded or refused.
 
@@ -140,6 +142,7 @@ class TensorFlowRuntime:
         self._session_bundles = session_bundles
         self._explains = explains
         self._observer = observer
+        self._folder_names = folder_names or FolderNames()
         self._opening = threading.Lock()
         self._library: LibTensorFlow | None = None
         self.has_loaded = False
@@ -196,7 +199,14 @@ class TensorFlowRuntime:
         config += session_overrides(path)
         if device:
             return load_session_on(device, self.open(), path, self._tags, config)
-        return load_session(self.open(), path, self._tags, config)
+        name = self._folder_names.name(path)
+        try:
+            session = load_session(self.open(), name.told, self._tags, config)
+        except ServingError as error:
+            name.close()
+            raise name.translated(error) from None
+        session.on_close(name.close)  # not before: a graph may read its assets when it runs
+        return session
 
     def _explained(self, error: ServingError, path: Path) -> ServingError:
         if not self._explains:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import c_char, c_char_p, c_int64, c_size_t, c_void_p
 from math import prod
@@ -195,6 +195,11 @@ class Session:
         self._data = library["TF_TensorData"]
         self._delete = library.delete_tensor
         self._bytes_at = library.bytes_at
+        self._then: Callable[[], None] | None = None
+
+    def on_close(self, then: Callable[[], None]) -> None:
+        """Call ``then`` once the session is freed."""
+        self._then = then
 
     @property
     def graph(self) -> int:
@@ -316,6 +321,8 @@ class Session:
         library["TF_DeleteGraph"](self._graph)
         if self._meta_graph:
             library["TF_DeleteBuffer"](self._meta_graph)
+        if self._then is not None:
+            self._then()
 
     def _tensor(self, name: str, missing: str) -> Output:
         operation, _, index = name.rpartition(":")

@@ -28,12 +28,10 @@ class Later(Generic[T]):
     nobody waits any more; a taker is told only after the handler has returned.
     """
 
-    __slots__ = ("may_take_long", "taker")
+    __slots__ = ("taker",)
 
-    def __init__(self, *, may_take_long: bool = True) -> None:
+    def __init__(self) -> None:
         self.taker: Taker[T] | None = None
-        self.may_take_long = may_take_long
-        """Whether a deadline is worth a timer: else the answer is there within this round."""
 
 
 Answer = bytes | Awaitable[bytes] | Later[bytes]

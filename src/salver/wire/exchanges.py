@@ -234,7 +234,7 @@ class UnaryCall:
             elif isinstance(answer, Later):
                 answer.taker = self
                 self._later = answer
-                if timeout_s is not None and answer.may_take_long:
+                if timeout_s is not None:
                     self._deadline = self._peer.loop.call_later(timeout_s, self._on_deadline)
             else:
                 self._wait_for(answer, timeout_s)  # type: ignore[arg-type] # bytes are gone

@@ -410,10 +410,11 @@ class Http1Protocol(asyncio.Protocol):
         if received is None or self._transport is None:
             return
         self._answer(received, answer)
-        if self._has_eof or self._is_leaving or self._is_writing_paused or self._has_more:
-            self._advance()
-        else:
+        is_between = self._reader.stage is Stage.BETWEEN and not self._has_more
+        if is_between and not (self._has_eof or self._is_leaving or self._is_writing_paused):
             self._await_next()
+        else:
+            self._advance()
 
     def fail(self, error: BaseException) -> None:
         """Send what a handler that raised is answered by."""
