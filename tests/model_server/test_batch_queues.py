@@ -634,6 +634,15 @@ def test_new_version_has_a_queue_of_its_own(house: House):
     assert house.queue() is not old
 
 
+def test_next_version_begins_with_what_is_known_of_the_last(house: House):
+    """Its first call need not go to a thread to show that it is quick."""
+    house.warmed().serving.insert(ServableId("m", 2), half_plus(3.0))
+    client = house.ask(0.0)
+    house.loop.step()
+
+    assert (client.told, house.pool.jobs) == ([[3.0]], [])
+
+
 def test_queues_are_bounded(house: House, monkeypatch: pytest.MonkeyPatch):
     """A client that makes up shapes only starts them anew."""
     monkeypatch.setattr(batch_queues, "MAX_QUEUES", 4)

@@ -169,6 +169,7 @@ class BatchQueue:
         loop: asyncio.AbstractEventLoop,
         metrics: Metrics,
         room: _Room,
+        sizes: BatchSizes,
         *,
         lane: str,
         is_predictable: bool,
@@ -184,7 +185,7 @@ class BatchQueue:
         self._lane = lane
         self._is_predictable = is_predictable
         self._clock = clock
-        self._sizes = BatchSizes()
+        self._sizes = sizes
         self._waiting: deque[Task[Any]] = deque()  # Any: answers of either door
         self._waiting_rows = 0
         self._under_way: set[asyncio.Task[None]] = set()  # batches on threads
@@ -480,6 +481,7 @@ class BatchQueues:
         self._metrics = metrics
         self._room = _Room()
         self._queues: dict[tuple[object, ...], BatchQueue] = {}
+        self._sizes: dict[tuple[object, ...], BatchSizes] = {}
 
     def queue(
         self,
@@ -516,11 +518,21 @@ class BatchQueues:
                 self._loop,
                 self._metrics,
                 self._room,
+                self._sizes_of((handle.id.name, *key[1:])),
                 lane=handle.id.name,
                 is_predictable=handle.servable.predictable,
                 clock=self._clock,
             )
         return queue
+
+    def _sizes_of(self, key: tuple[object, ...]) -> BatchSizes:
+        """What is known of such calls, whatever the version: the next one is most often alike."""
+        sizes = self._sizes.get(key)
+        if sizes is None:
+            if len(self._sizes) >= MAX_QUEUES:
+                self._sizes.clear()
+            sizes = self._sizes[key] = BatchSizes()
+        return sizes
 
     def forget(self, servable_id: ServableId) -> None:
         """Let go of a version that has ended: a queue holds on to what it runs."""
