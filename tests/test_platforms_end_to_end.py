@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 
 from installed_platforms import install
 from salver.protos import saved_model_pb2, serving_pb2
+from salver.tensors import decode_tensor, encode_tensor
 from server_process import PATIENCE_S, ServerProcess
 from walkthrough import Reader
 
@@ -53,6 +55,30 @@ class Moody:
 
 
 platform = PythonPlatform(Moody)
+"""
+
+DOUBLING = """
+import os
+from pathlib import Path
+
+from salver.servables.python import Call, PythonPlatform, Tensor
+
+
+class Doubling:
+    signatures = {
+        "serving_default": Call({"x": Tensor("float32", [None])}, {"y": Tensor("float32", [None])}),
+    }
+
+    def __init__(self, path):
+        self.runs = path / "runs"
+
+    def predict(self, inputs):
+        with self.runs.open("a") as file:
+            file.write(f"{len(inputs['x'])}\\n")
+        return {"y": 2 * inputs["x"]}
+
+
+platform = PythonPlatform(Doubling)
 """
 
 
@@ -182,3 +208,49 @@ def test_a_model_in_a_process_of_its_own_comes_through_the_same_door(tmp_path: P
     assert len(pids - {server.pid}) == 2
     assert failed[1]["error"].endswith(f"failed: SystemExit: 1 ({place('SystemExit')})")
     assert again[1]["outputs"] in pids
+
+
+def test_calls_of_a_crowd_share_runs_of_a_platforms_model(tmp_path: Path):
+    """It is batched like a SavedModel: the model sees batches, and each caller its own rows."""
+    site = install(
+        tmp_path / "site", "doubling", {"doubling": "doubling:platform"}, doubling=DOUBLING
+    )
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    config = tmp_path / "models.config"
+    config.write_text(
+        f'model_config_list {{ config {{ name: "m" base_path: "{tmp_path / "m"}" '
+        'model_platform: "doubling" } }'
+    )
+    environment = {"PYTHONPATH": str(site)}
+    flags = (f"--model_config_file={config}",)
+    with (
+        ServerProcess(*flags, command=("salver", "serve"), environment=environment) as server,
+        grpc.insecure_channel(server.grpc_address) as channel,
+    ):
+        server.wait_for("Signature 'serving_default' of servable {name: m version: 1} is batched")
+        server.wait_until_started()
+        runs = tmp_path / "m" / "1" / "runs"
+        tried = len(runs.read_text().split())
+        call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        answers = []
+        for number in range(20):
+            coming = [call.future(doubling(32 * number + each), timeout=60) for each in range(32)]
+            answers += [answered(each.result()) for each in coming]
+        sizes = list(map(int, runs.read_text().split()))[tried:]
+
+    assert answers == [[2.0 * each] for each in range(640)]
+    assert sum(sizes) == 640
+    assert max(sizes) > 1
+
+
+def doubling(value: float) -> bytes:
+    request = serving_pb2.PredictRequest()
+    request.model_spec.name = "m"
+    encode_tensor(request.inputs["x"], np.array([value], np.float32))
+    return request.SerializeToString()
+
+
+def answered(message: bytes) -> list[float]:
+    answer = serving_pb2.PredictResponse.FromString(message)
+    values: list[float] = decode_tensor(answer.outputs["y"]).tolist()
+    return values
