@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from saved_models import Shelf, tensorflow
-from server_process import ServerProcess, config_file
+from server_process import PATIENCE_S, ServerProcess, config_file
 
 pytest.importorskip("tensorflow_serving", reason="the stubs are TensorFlow Serving's")
 tf = tensorflow()
@@ -25,7 +26,6 @@ tf = tensorflow()
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc  # noqa: E402
 
 TIMEOUT_S = 30
-ATTEMPTS = 1000
 HUNDREDS = 400
 
 PATIENT = """
@@ -92,13 +92,20 @@ def metric(server: ServerProcess, name: str) -> float:
     return sum(map(float, re.findall(rf"^{name}{{[^}}]*}} (\S+)$", page, re.MULTILINE)))
 
 
-def refused(stub) -> grpc.RpcError:
-    """How a call of two rows is refused, as soon as somebody waits in the open batch."""
-    for _ in range(ATTEMPTS):
-        try:
-            stub.Predict(request([1, 2]), TIMEOUT_S)
-        except grpc.RpcError as error:  # noqa: PERF203 -- until one is refused
-            return error
+def waiting_and_refused(stub):
+    """A call of one row that waits in the open batch, and how one of two rows is refused then.
+
+    The first itself is refused if the other comes before it and has not been taken: then again.
+    """
+    gives_up_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < gives_up_s:
+        waiting = stub.Predict.future(request([6]), TIMEOUT_S)
+        while not waiting.done():
+            try:
+                stub.Predict(request([1, 2]), TIMEOUT_S)
+            except grpc.RpcError as error:
+                if not waiting.done():
+                    return waiting, error
     raise AssertionError("nobody waits")
 
 
@@ -119,9 +126,8 @@ def test_calls_of_both_doors_wait_for_each_other_and_share_a_run(server: ServerP
 
 def test_full_queue_refuses_and_goes_on(server: ServerProcess, stub):
     """With UNAVAILABLE or 503 and TensorFlow Serving's words; whoever waited is answered then."""
-    waiting = stub.Predict.future(request([6]), TIMEOUT_S)
+    waiting, error = waiting_and_refused(stub)
 
-    error = refused(stub)
     posted = post(server, [1, 2])
     last = stub.Predict(request([8]), TIMEOUT_S)
 
@@ -188,8 +194,7 @@ def test_server_ends_though_a_batch_is_waited_for(shelf: Shelf, tmp_path: Path):
         server.wait_for("Finished adding/updating models")
         with grpc.insecure_channel(server.grpc_address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            waiting = stub.Predict.future(request([6]), TIMEOUT_S)
-            refused(stub)
+            waiting, _ = waiting_and_refused(stub)
             server.send(signal.SIGTERM)
 
             assert server.wait() == 0
