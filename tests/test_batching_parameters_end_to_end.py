@@ -103,7 +103,7 @@ def waiting_and_refused(stub):
         while not waiting.done():
             try:
                 stub.Predict(request([1, 2]), TIMEOUT_S)
-            except grpc.RpcError as error:
+            except grpc.RpcError as error:  # noqa: PERF203 -- until one is refused
                 if not waiting.done():
                     return waiting, error
     raise AssertionError("nobody waits")
